@@ -1,0 +1,1 @@
+"""The record of every request that was let through without asking the store."""

@@ -1,0 +1,1 @@
+"""What is decided about a request. No sockets, no Redis, no clock of its own: time is passed in."""

@@ -1,0 +1,21 @@
+"""A token whose signature and claims were found good."""
+
+from dataclasses import dataclass
+
+from authz.revocation.record import TokenRef
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a verified token says. Every text is free of control characters and outer blanks, so
+    that it can stand in an HTTP header as it is.
+    """
+
+    issuer: str
+    subject: str
+    token_id: str
+    """`jti`; where the token has none, TID."""
+    scopes: tuple[str, ...]
+    """Of `scope` (RFC 8693 section 4.2) or `scp`, in the token's order."""
+    audiences: tuple[str, ...]
+    ref: TokenRef

@@ -1,0 +1,183 @@
+"""Verdicts, the reasons for them, and the HTTP answer that each becomes.
+
+The reasons are one enum: the same words stand in the body of an answer, in metrics, in the log and
+in the audit.
+"""
+
+import json
+from dataclasses import dataclass
+from enum import Enum, StrEnum, unique
+from typing import NamedTuple
+
+from authz.check.token import Identity
+
+REALM = "authz"
+
+
+class Decision(StrEnum):
+    """`x-authz-decision`. FAIL_OPEN is not ALLOW: nobody asked whether the token is revoked."""
+
+    ALLOW = "allow"
+    FAIL_OPEN = "fail-open"
+    DENY = "deny"
+
+
+class _Meaning(NamedTuple):
+    word: str
+    status: int
+    """The HTTP status of a denial for this reason; 200 where it is a reason to allow."""
+    error: str
+    """RFC 6750 section 3.1 error code, or the body's `error` where the RFC has none."""
+    description: str
+    """For people; also `error_description`, so: no `"` and no backslash (RFC 6750 section 3)."""
+
+
+@unique
+class Reason(Enum):
+    """Why a verdict is what it is."""
+
+    # allowed
+    OK = _Meaning("ok", 200, "", "the token is valid and not revoked")
+    ANONYMOUS = _Meaning("anonymous", 200, "", "no token, on a route where one is optional")
+    # allowed on record, or refused with 503 where the fail mode is closed
+    STORE_UNAVAILABLE = _Meaning(
+        "store_unavailable",
+        503,
+        "temporarily_unavailable",
+        "revocations cannot be looked up at the moment",
+    )
+    # 401: no usable credential
+    TOKEN_MISSING = _Meaning("token_missing", 401, "", "a bearer token is required")
+    SCHEME_UNSUPPORTED = _Meaning(
+        "scheme_unsupported", 401, "", "the authorization scheme must be Bearer"
+    )
+    MULTIPLE_CREDENTIALS = _Meaning(
+        "multiple_credentials", 401, "invalid_request", "the request carries more than one token"
+    )
+    # 401: the token as a text
+    TOKEN_TOO_LARGE = _Meaning(
+        "token_too_large", 401, "invalid_token", "the token is larger than 8192 bytes"
+    )
+    TOKEN_MALFORMED = _Meaning(
+        "token_malformed", 401, "invalid_token", "the token is not a signed JWT"
+    )
+    HEADER_UNSUPPORTED = _Meaning(
+        "header_unsupported", 401, "invalid_token", "the token's header asks for an extension"
+    )
+    ALGORITHM_NOT_ALLOWED = _Meaning(
+        "algorithm_not_allowed", 401, "invalid_token", "the signature algorithm is not accepted"
+    )
+    # 401: who vouches for it
+    ISSUER_UNKNOWN = _Meaning("issuer_unknown", 401, "invalid_token", "the issuer is not trusted")
+    KEY_UNKNOWN = _Meaning("key_unknown", 401, "invalid_token", "the signing key is not known")
+    SIGNATURE_INVALID = _Meaning(
+        "signature_invalid", 401, "invalid_token", "the signature does not verify"
+    )
+    # 401: what it claims
+    CLAIM_INVALID = _Meaning(
+        "claim_invalid", 401, "invalid_token", "a claim is missing or has the wrong type"
+    )
+    SUBJECT_MISSING = _Meaning("subject_missing", 401, "invalid_token", "the token has no subject")
+    TOKEN_EXPIRED = _Meaning("token_expired", 401, "invalid_token", "the token has expired")
+    TOKEN_NOT_YET_VALID = _Meaning(
+        "token_not_yet_valid", 401, "invalid_token", "the token is not valid yet"
+    )
+    LIFETIME_TOO_LONG = _Meaning(
+        "lifetime_too_long", 401, "invalid_token", "the token's lifetime exceeds the limit"
+    )
+    AUDIENCE_MISMATCH = _Meaning(
+        "audience_mismatch", 401, "invalid_token", "the token is meant for another audience"
+    )
+    # 401: taken back
+    TOKEN_REVOKED = _Meaning("token_revoked", 401, "invalid_token", "the token was revoked")
+    # 403: good, but not good enough for this route
+    INSUFFICIENT_SCOPE = _Meaning(
+        "insufficient_scope", 403, "insufficient_scope", "the token lacks a scope of this route"
+    )
+    ROUTE_AUDIENCE_MISMATCH = _Meaning(
+        "route_audience_mismatch",
+        403,
+        "insufficient_scope",
+        "the token is not meant for this route",
+    )
+    # 5xx: our side
+    MISCONFIGURED_ROUTE = _Meaning(
+        "misconfigured_route", 500, "server_error", "the route's authz settings are not usable"
+    )
+    AUDIT_UNAVAILABLE = _Meaning(
+        "audit_unavailable",
+        503,
+        "temporarily_unavailable",
+        "the decision could not be put on record",
+    )
+    KEYS_UNAVAILABLE = _Meaning(
+        "keys_unavailable",
+        503,
+        "temporarily_unavailable",
+        "the issuer's keys have not been obtained yet",
+    )
+
+    def __str__(self) -> str:
+        return self.value.word
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The outcome of one check. Every field is given by whoever decides: nothing is a default."""
+
+    decision: Decision
+    reason: Reason
+    identity: Identity | None
+    """Whose token it was, once its signature was verified; else None."""
+    detail: str
+    """What a person needs beyond the reason, free of anything the client sent; may be empty."""
+
+
+def allow(identity: Identity) -> Verdict:
+    return Verdict(Decision.ALLOW, Reason.OK, identity, "")
+
+
+def allow_anonymous() -> Verdict:
+    return Verdict(Decision.ALLOW, Reason.ANONYMOUS, None, "")
+
+
+def allow_fail_open(identity: Identity) -> Verdict:
+    return Verdict(Decision.FAIL_OPEN, Reason.STORE_UNAVAILABLE, identity, "")
+
+
+def deny(reason: Reason, *, identity: Identity | None = None, detail: str = "") -> Verdict:
+    return Verdict(Decision.DENY, reason, identity, detail)
+
+
+class Denial(NamedTuple):
+    """The HTTP response of a denial."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: str
+
+
+RETRY_AFTER_SECONDS = 1
+"""The breaker probes twice a second, so a second is when asking again makes sense."""
+
+
+def denial(verdict: Verdict, request_id: str) -> Denial:
+    """The response that a denied client gets: RFC 6750 section 3 challenge and a JSON body."""
+    _, status, error, description = verdict.reason.value
+    if verdict.detail:
+        description = f"{description}: {verdict.detail}"
+    headers = [("content-type", "application/json"), ("cache-control", "no-store")]
+    if status in {401, 403}:
+        challenge = f'Bearer realm="{REALM}"'
+        if error:  # RFC 6750 section 3.1: no error code where no credential was offered
+            challenge += f', error="{error}", error_description="{description}"'
+        headers.append(("www-authenticate", challenge))
+    elif status == 503:  # noqa: PLR2004
+        headers.append(("retry-after", str(RETRY_AFTER_SECONDS)))
+    body = {
+        "error": error or "unauthorized",
+        "reason": str(verdict.reason),
+        "error_description": description,
+        "request_id": request_id,
+    }
+    return Denial(status, tuple(headers), json.dumps(body))

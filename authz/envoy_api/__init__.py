@@ -1,0 +1,1 @@
+"""How Envoy speaks: the ext_authz v3 messages and the servers that carry them."""

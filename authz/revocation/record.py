@@ -1,0 +1,113 @@
+"""What a revocation is and the names it has in Redis.
+
+All keys of one user share a hash slot through the tag `{B}`; `B` spreads users over the cluster.
+Users and tokens appear in keys as SHA-256 digests: of fixed length, free of `:` and `{`, and
+scoped by issuer, so that neither a strange `sub` nor two issuers with the same one can collide.
+"""
+
+import binascii
+import hashlib
+import json
+from base64 import urlsafe_b64encode
+from dataclasses import dataclass
+
+ANY_USER = "-"
+"""Stands for the user in the key of a token that was revoked by issuer and `jti` alone. Such a
+revocation is written to every bucket, since nobody can tell whose token it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRef:
+    """All that the revocation side knows of a token."""
+
+    user: str
+    """`user_digest(issuer, subject)`, 43 characters."""
+    token: str
+    """`token_digest(…)`, 43 characters: what DESIGN calls TID."""
+    bucket: int
+    issued_at: int
+    """`iat`, seconds since 1970."""
+    expires_at: int
+    """`exp`, seconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Why, by whom and when something was revoked; stored beside it as JSON."""
+
+    reason: str
+    by: str
+    at: float
+    """Seconds since 1970."""
+
+    def dump(self) -> str:
+        return json.dumps({"reason": self.reason, "by": self.by, "at": round(self.at, 3)})
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """The token must be refused."""
+
+    until: float
+    """Seconds since 1970 from which on it needn't be remembered: the token has expired by then."""
+    not_before: float | None = None
+    """Where a user's cut-off was the cause: tokens issued before this are revoked (seconds)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clear:
+    """The store was asked and knows of no revocation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """The store could not be asked, or did not answer in time."""
+
+    cause: str
+    """A short constant phrase, fit for a metric's label: `timeout`, `connection`, `breaker_open`,
+    `error`."""
+
+
+Finding = Revoked | Clear | Unavailable
+
+
+def user_digest(issuer: str, subject: str) -> str:
+    return _digest(b"user", issuer.encode(), subject.encode())
+
+
+def token_digest(issuer: str, jti: str | None, signing_input: bytes) -> str:
+    """TID. Of the `jti` scoped by issuer; without one, of the JWS signing input (RFC 7515 section
+    5.1: header.payload), never of the whole token, whose ECDSA signature can be rewritten into
+    another valid one.
+    """
+    if jti is not None:
+        return _digest(b"jti", issuer.encode(), jti.encode())
+    return _digest(b"jws", signing_input)
+
+
+def bucket_of(issuer: str, subject: str, buckets: int) -> int:
+    return binascii.crc32(f"{issuer}|{subject}".encode()) % buckets
+
+
+def blacklist_key(bucket: int, user: str, token: str) -> str:
+    return f"jwt:{{{bucket}}}:blacklist:{user}:{token}"
+
+
+def not_before_key(bucket: int, user: str) -> str:
+    return f"jwt:{{{bucket}}}:not-before:{user}"
+
+
+def feed_key(bucket: int) -> str:
+    """The stream of the bucket's revocations, and the channel on which each is published."""
+    return f"jwt:{{{bucket}}}:feed"
+
+
+def _digest(*parts: bytes) -> str:
+    """43 characters of base64url. Each part is preceded by its length, so that no two lists of
+    parts read the same.
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(4, "big"))
+        digest.update(part)
+    return urlsafe_b64encode(digest.digest()).rstrip(b"=").decode()

@@ -1,0 +1,77 @@
+"""The interface of a revocation store: asked by checks, written by revokers."""
+
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from authz.revocation.record import Finding, Note, TokenRef
+
+
+class StoreError(Exception):
+    """A revocation could not be written or was not replicated. The text says what is the case and
+    what to do; repeating the revocation is always safe.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRevocation:
+    token: str
+    """TID."""
+    user: str | None
+    """The user's digest; None where only issuer and `jti` are known."""
+    bucket: int | None
+    """None exactly where `user` is."""
+    expires_at: int
+    """The token's `exp`. Seconds since 1970."""
+    note: Note
+
+
+@dataclass(frozen=True, slots=True)
+class UserRevocation:
+    """Every token of the user that was issued before `not_before` is revoked."""
+
+    user: str
+    bucket: int
+    not_before: float
+    """Seconds since 1970, with fractions."""
+    max_lifetime: float
+    """Seconds: `not_before` is kept until every token it speaks of has expired."""
+    note: Note
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledgement:
+    """The revocation is in the store."""
+
+    replicas: int
+    """How many replicas confirmed it before this was returned."""
+    repeated: bool
+    """It was there already (idempotent)."""
+
+
+class RevocationStore(Protocol):
+    """One place where revocations are kept."""
+
+    def find(self, ref: TokenRef) -> Finding | Awaitable[Finding]:
+        """Is this token, or its user as of its `iat`, revoked? Answers within `store.timeout`;
+        never raises for a failure of the store: that is `Unavailable`.
+        """
+        ...
+
+    async def revoke_token(self, revocation: TokenRevocation) -> Acknowledgement:
+        """StoreError: not written, or not replicated as configured."""
+        ...
+
+    async def revoke_user(self, revocation: UserRevocation) -> Acknowledgement:
+        """StoreError as above. Of several cut-offs of one user the latest counts."""
+        ...
+
+    async def start(self) -> None:
+        """Begin to connect in the background. Returns at once, also when nothing is reachable."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+    def status(self) -> dict[str, Any]:
+        """What `/status` shows: JSON-ready, no secrets."""
+        ...
