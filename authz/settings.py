@@ -39,6 +39,9 @@ MAX_LEEWAY = 60.0
 """Seconds. A revocation outlives its token's `exp` by this much, so that no sidecar's leeway can
 bring a revoked token back in its last seconds. The bound keeps the two in step."""
 
+MAX_LIFETIME = 86400.0
+"""Seconds. No token may live longer than a day, whatever an issuer's `max_lifetime` says."""
+
 ALGORITHMS = (
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512",
     "ES256", "ES384", "EdDSA", "HS256", "HS384", "HS512",
@@ -135,7 +138,7 @@ class IssuerSettings(_Section):
     """A token must name at least one of these in `aud`."""
     algorithms: Annotated[list[Algorithm], Field(min_length=1)]
     keys: KeySourceSettings
-    max_lifetime: Annotated[Duration, Field(gt=0, le=86400)] = 86400.0
+    max_lifetime: Annotated[Duration, Field(gt=0, le=MAX_LIFETIME)] = MAX_LIFETIME
     """`exp - iat` at most; longer tokens are refused."""
 
     @model_validator(mode="after")

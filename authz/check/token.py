@@ -1,8 +1,12 @@
 """A token whose signature and claims were found good."""
 
+import re
 from dataclasses import dataclass
 
 from authz.revocation.record import TokenRef
+
+SCOPE_TOKEN = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]+")
+"""`scope-token` of RFC 6749 section 3.3."""
 
 
 @dataclass(frozen=True, slots=True)

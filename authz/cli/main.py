@@ -1,6 +1,7 @@
-"""The entry point: assembles the commands and turns every failure into one line."""
+"""The entry point: finds the command and turns every failure into one line."""
 
 import sys
+from importlib import import_module
 from typing import NoReturn
 
 import click
@@ -9,8 +10,29 @@ from authz import __version__
 from authz.cli.errors import CommandError
 from authz.settings import SettingsError
 
+COMMANDS = ("serve", "revoke", "explain", "token", "keys", "envoy", "config", "demo")
+"""Each is the click command of this name in the module of this name beside this one."""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+
+class _Commands(click.Group):
+    """Imports a command when it is called: a sidecar needs nothing of the demo's in its memory."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"authz.cli.{cmd_name}"), cmd_name)
+        return command
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, prog_name="authz", message="%(prog)s %(version)s")
 def app() -> None:
     """An Envoy ext_authz sidecar that can take a JWT back."""

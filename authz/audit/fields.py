@@ -1,0 +1,75 @@
+"""What an audit record holds: every field, with one line of meaning.
+
+A line of the audit is one JSON object: the fields of `Stamp`, then those of the entry. README.md
+beside this file is the same list for readers, and a test compares the two with what is written.
+"""
+
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal
+
+VERSION = 1
+"""Of the format. Adding a field leaves it; removing one, or changing what one means, does not."""
+
+FAIL_OPEN = "fail_open"
+"""`event`: a request was let through although nobody could say whether its token is revoked."""
+
+MAX_TEXT = 256
+"""Characters kept of a text that someone else chose. Subjects are at most 255 (OpenID Connect Core
+section 2), host names 253 (RFC 1035), and the digests find the token whatever its `jti` was."""
+
+MAX_PATH = 1024
+"""Characters kept of a path; what an incident needs of one, at an eighth of what Envoy accepts."""
+
+CUT = "\u2026"
+"""Stands at the end of a text that was longer."""
+
+
+def _means(meaning: str) -> Any:
+    return field(metadata={"meaning": meaning})
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What the audit adds to every entry."""
+
+    v: int = _means("version of this format: 1")
+    time: str = _means("when it was decided, RFC 3339 in UTC with milliseconds")
+    event: str = _means("what happened: `fail_open`")
+    seq: int = _means("number of the record within `instance`: 1, 2, 3 … without a gap")
+    instance: str = _means("host name and a random number, new at each start of the sidecar")
+
+
+@dataclass(frozen=True, slots=True)
+class FailOpen:
+    """A request that is about to be let through without an answer of the store."""
+
+    event: ClassVar[str] = FAIL_OPEN
+
+    request_id: str = _means("`x-request-id`, the same as in Envoy's access log and in answers")
+    method: str = _means("HTTP method")
+    path: str = _means("path without query and fragment")
+    host: str = _means("`Host` or `:authority`")
+    source: str = _means("client address as Envoy gave it; empty where it gave none")
+    issuer: str = _means("`iss` of the token")
+    subject: str = _means("`sub` of the token")
+    token_id: str = _means("`jti` of the token; where it has none, the same as `token`")
+    token: str = _means("TID, the digest by which the token is revoked and looked up")
+    user: str = _means("digest of issuer and subject, as in the keys of the store")
+    bucket: int = _means("hash tag of the user's keys in the store")
+    issued_at: int = _means("`iat` of the token, seconds since 1970")
+    expires_at: int = _means("`exp` of the token, seconds since 1970")
+    cause: str = _means(
+        "why the store was not asked: `timeout`, `connection`, `breaker_open`, `error`"
+    )
+    fail_mode_from: Literal["route", "settings"] = _means(
+        "who said to fail open: `route` (Envoy's `authz.fail_mode`) or `settings`"
+    )
+
+
+Entry = FailOpen
+"""What can be recorded. Each class names its `event`."""
+
+
+def meanings() -> dict[str, str]:
+    """Field to meaning, in the order in which they are written."""
+    return {one.name: one.metadata["meaning"] for kind in (Stamp, FailOpen) for one in fields(kind)}

@@ -1,0 +1,72 @@
+"""Where a request carries its bearer token.
+
+RFC 6750 section 2: a client must not use more than one method to transmit its token. A request with
+two tokens is refused rather than guessed about: an Envoy, a proxy before it or the upstream may
+each read another one (CVE-2020-25017 was of that kind).
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from authz.check.request import REQUEST_ID_HEADER, CheckRequest
+from authz.check.verdict import Reason
+
+_AUTHORIZATION = "authorization"
+_SCHEME = "bearer"  # RFC 9110 section 11.1: schemes are case-insensitive
+_JOINED_DUPLICATE = re.compile(r"^bearer .*,|,\s*bearer ", re.IGNORECASE | re.DOTALL)
+"""Envoy joins duplicates by commas. No JWT has one; another scheme's parameters may."""
+
+
+class CredentialFinder:
+    """Finds the one token of a request at the configured places."""
+
+    def __init__(self, credentials: Sequence[str]) -> None:
+        """`credentials` as in the settings: `header:NAME` (lower case) and `cookie:NAME`."""
+        places = [place.partition(":")[::2] for place in credentials]
+        self._headers = tuple(name for kind, name in places if kind == "header")
+        self._cookies = tuple(name for kind, name in places if kind == "cookie")
+        self.wanted_headers = frozenset(self._headers) | {REQUEST_ID_HEADER}
+        """The headers that a request must be read with."""
+        if self._cookies:
+            self.wanted_headers |= {"cookie"}
+
+    def find(self, request: CheckRequest) -> str | Reason:
+        """The token's text, or why there is none to look at: TOKEN_MISSING, SCHEME_UNSUPPORTED,
+        MULTIPLE_CREDENTIALS, TOKEN_MALFORMED.
+        """
+        tokens: list[str] = []
+        other_scheme = False
+        for name in self._headers:
+            values = request.headers.get(name, ())
+            if len(values) > 1:
+                return Reason.MULTIPLE_CREDENTIALS
+            for value in values:
+                text = value.strip(" \t")
+                if not text:
+                    continue
+                if _JOINED_DUPLICATE.search(text):
+                    return Reason.MULTIPLE_CREDENTIALS
+                scheme, blank, token = text.partition(" ")
+                if scheme.lower() == _SCHEME:
+                    tokens.append(token.strip(" "))
+                elif name != _AUTHORIZATION and not blank:
+                    if "," in text:
+                        return Reason.MULTIPLE_CREDENTIALS
+                    tokens.append(text)  # a header of one's own may hold the bare token
+                else:
+                    other_scheme = True
+        tokens.extend(self._cookie_values(request))
+        if not tokens:
+            return Reason.SCHEME_UNSUPPORTED if other_scheme else Reason.TOKEN_MISSING
+        if any(token != tokens[0] for token in tokens):
+            return Reason.MULTIPLE_CREDENTIALS
+        return tokens[0] or Reason.TOKEN_MALFORMED
+
+    def _cookie_values(self, request: CheckRequest) -> Iterator[str]:
+        if not self._cookies:
+            return
+        for line in request.headers.get("cookie", ()):
+            for pair in line.split(";"):  # RFC 6265 section 4.2.1
+                name, equals, value = pair.strip(" \t").partition("=")
+                if equals and value and name in self._cookies:
+                    yield value.removeprefix('"').removesuffix('"')

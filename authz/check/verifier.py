@@ -1,0 +1,166 @@
+"""Is this token's signature good, and may its claims be believed?
+
+Straight, ordered guards, the cheap ones first: nothing is decoded before the text has the right
+form, nothing is paid for before issuer, algorithm and expiry allow it, and nothing that the token
+says is trusted above the line marked in `_verify`. Signatures are PyJWT's business.
+
+Header parameters that bring their own key (`jwk`, `jku`, `x5c`, `x5u`) are never read: a key comes
+from the issuer's configured source or not at all.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jwt
+from cachetools import LRUCache
+
+from authz.check.claims import identity_of, not_before, numeric_date
+from authz.check.jose import BadTokenError, Jws, require_compact_form, take_apart
+from authz.check.token import Identity
+from authz.check.verdict import Reason
+from authz.keys.keyset import KeySet, VerificationKey
+from authz.keys.ring import KeyRing
+from authz.settings import ALGORITHMS, IssuerSettings
+
+_SIGNATURES = {name: jwt.get_algorithm_by_name(name) for name in ALGORITHMS}
+
+
+class Refused(NamedTuple):
+    """The token is no good."""
+
+    reason: Reason
+    detail: str = ""
+    """Which claim; constant words, nothing of the token's."""
+    ring: KeyRing | None = None
+    """With KEY_UNKNOWN and KEYS_UNAVAILABLE: the issuer's ring, which may be able to fetch."""
+
+
+@dataclass(slots=True)
+class Verified:
+    """A token whose signature and claims were good, with what can make that end."""
+
+    identity: Identity
+    not_before: int
+    """The later of `nbf` and `iat`. Seconds since 1970."""
+    expires_at: int
+    key: VerificationKey
+    key_set: KeySet
+    """The set in which `key` was last seen."""
+    ring: KeyRing
+
+
+class _Trust(NamedTuple):
+    settings: IssuerSettings
+    ring: KeyRing
+    audiences: frozenset[str]
+    algorithms: frozenset[str]
+
+
+class Verifier:
+    """Verifies tokens of the configured issuers and remembers those that were good."""
+
+    def __init__(
+        self,
+        issuers: Iterable[IssuerSettings],
+        rings: Mapping[str, KeyRing],
+        *,
+        leeway: float,
+        buckets: int,
+        cache_size: int,
+    ) -> None:
+        """`rings` by issuer; `leeway` in seconds; `cache_size` in tokens."""
+        self._trusted = {
+            issuer.issuer: _Trust(
+                issuer,
+                rings[issuer.issuer],
+                frozenset(issuer.audiences),
+                frozenset(issuer.algorithms),
+            )
+            for issuer in issuers
+        }
+        self._leeway = leeway
+        self._buckets = buckets
+        self._cache: LRUCache[bytes, Verified] = LRUCache(cache_size)
+        self.hits = 0
+        self.misses = 0
+
+    @property
+    def size(self) -> int:
+        """Tokens remembered."""
+        return len(self._cache)
+
+    def verify(self, token: str, now: float) -> Verified | Refused:
+        """Judge a token. `now` in seconds since 1970. Never raises for any text."""
+        try:
+            require_compact_form(token)
+            # Of the whole text: one that differs in its signature must miss.
+            digest = hashlib.sha256(token.encode()).digest()
+            known = self._cache.get(digest)
+            if known is not None and self._key_still_stands(known):
+                self.hits += 1
+                return self._in_time(known, now)
+            self.misses += 1
+            self._cache.pop(digest, None)
+            found = self._verify(take_apart(token), now)
+        except BadTokenError as bad:
+            return Refused(bad.reason, bad.detail)
+        if isinstance(found, Refused):
+            return found
+        self._cache[digest] = found
+        return self._in_time(found, now)
+
+    def _in_time(self, known: Verified, now: float) -> Verified | Refused:
+        if now >= known.expires_at + self._leeway:
+            return Refused(Reason.TOKEN_EXPIRED)
+        if now < known.not_before - self._leeway:
+            return Refused(Reason.TOKEN_NOT_YET_VALID)
+        return known
+
+    @staticmethod
+    def _key_still_stands(known: Verified) -> bool:
+        """Whether the key that verified this token is still in its issuer's set. A key set that
+        was replaced costs each token one set look-up, not a signature.
+        """
+        current = known.ring.keys
+        if current is known.key_set:
+            return True
+        if current is None or known.key not in current:
+            return False
+        known.key_set = current
+        return True
+
+    def _verify(self, jws: Jws, now: float) -> Verified | Refused:
+        signatures = _SIGNATURES.get(jws.algorithm)
+        if signatures is None:  # `none` in any spelling, and all that we don't implement
+            return Refused(Reason.ALGORITHM_NOT_ALLOWED)
+        issuer = jws.claims.get("iss")
+        trust = self._trusted.get(issuer) if isinstance(issuer, str) else None
+        if trust is None:
+            return Refused(Reason.ISSUER_UNKNOWN)
+        if jws.algorithm not in trust.algorithms:
+            return Refused(Reason.ALGORITHM_NOT_ALLOWED)
+        expires_at = numeric_date(jws.claims, "exp")
+        if now >= expires_at + self._leeway:
+            return Refused(Reason.TOKEN_EXPIRED)
+        key_set = trust.ring.keys
+        if key_set is None:
+            return Refused(Reason.KEYS_UNAVAILABLE, ring=trust.ring)
+        candidates = key_set.candidates(jws.kid, jws.algorithm)
+        if not candidates:
+            return Refused(Reason.KEY_UNKNOWN, ring=trust.ring)
+        signature = jws.signature
+        for key in candidates:
+            if signatures.verify(jws.signing_input, key.key, signature):
+                break
+        else:
+            return Refused(Reason.SIGNATURE_INVALID)
+        # ---- From here on the claims are the issuer's words. ----
+        identity = identity_of(jws.claims, trust.settings.issuer, jws.signing_input, self._buckets)
+        if expires_at - identity.ref.issued_at > trust.settings.max_lifetime:
+            return Refused(Reason.LIFETIME_TOO_LONG)
+        if trust.audiences.isdisjoint(identity.audiences):
+            return Refused(Reason.AUDIENCE_MISMATCH)
+        usable_from = not_before(jws.claims)
+        return Verified(identity, usable_from, expires_at, key, key_set, trust.ring)

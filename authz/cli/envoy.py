@@ -1,0 +1,106 @@
+"""`authz envoy`: an Envoy bootstrap that goes with the settings."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from authz.check.policy import PolicyError, RoutePolicies
+from authz.cli.errors import CommandError
+from authz.cli.options import config_option
+from authz.settings import load_settings
+
+if TYPE_CHECKING:
+    from authz.envoy_api.bootstrap import Route
+
+
+@click.command()
+@config_option
+@click.option(
+    "--listen",
+    default="0.0.0.0:8080",
+    show_default=True,
+    metavar="IP:PORT",
+    help="Where Envoy takes requests.",
+)
+@click.option(
+    "--upstream",
+    default="127.0.0.1:8000",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Where allowed requests go; unix:/path works too.",
+)
+@click.option(
+    "--admin",
+    default="127.0.0.1:9901",
+    show_default=True,
+    metavar="IP:PORT",
+    help="Envoy's admin interface. Keep it on loopback: it can stop Envoy.",
+)
+@click.option(
+    "--route",
+    "routes",
+    multiple=True,
+    metavar="PATH:POLICY",
+    help="What holds under PATH: `disabled`, or authz.mode=…, authz.fail_mode=…, "
+    "authz.audience=…, authz.scopes=…, separated by commas. May be repeated.",
+)
+@click.option(
+    "--format", "form", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True
+)
+def envoy(
+    config: Path | None,
+    listen: str,
+    upstream: str,
+    admin: str,
+    routes: tuple[str, ...],
+    form: Literal["yaml", "json"],
+) -> None:
+    """Print an Envoy bootstrap for these settings.
+
+    Envoy asks the sidecar at the first Unix socket of `listen`, else at its first address.
+
+    \b
+    Example:
+      authz envoy --config authz.yaml --upstream app:8000 \\
+        --route /healthz:disabled --route /public:authz.mode=optional \\
+        --route "/admin:authz.scopes=admin audit,authz.fail_mode=closed" > envoy.yaml
+    """
+    settings = load_settings(config)
+    try:  # deferred: only this command and the demo need the extra
+        from authz.envoy_api import bootstrap
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "authz":
+            raise
+        raise CommandError("this command needs: pip install 'authz[envoy]'") from None
+    try:
+        message = bootstrap.build_bootstrap(
+            settings,
+            listen=listen,
+            upstream=upstream,
+            admin=admin,
+            routes=[_route(text, bootstrap.Route) for text in routes],
+        )
+    except bootstrap.BootstrapError as error:
+        raise click.UsageError(str(error)) from None
+    click.echo(bootstrap.render(message, form), nl=False)
+
+
+def _route(text: str, kind: "type[Route]") -> "Route":
+    """`/path:disabled` or `/path:authz.mode=optional,authz.audience=api`."""
+    path, colon, policy = text.partition(":")
+    if not colon or not policy:
+        raise click.UsageError(f"--route {text!r}: write it as /path:disabled or /path:key=value")
+    if policy == "disabled":
+        return kind(path, None)
+    extensions: dict[str, str] = {}
+    for pair in policy.split(","):
+        key, equals, value = (part.strip() for part in pair.partition("="))
+        if not equals or not key.startswith("authz.") or key in extensions:
+            raise click.UsageError(f"--route {text!r}: {pair!r} is not one authz.key=value")
+        extensions[key] = value
+    try:
+        RoutePolicies("open").of(extensions)
+    except PolicyError as error:
+        raise click.UsageError(f"--route {text!r}: {error}") from None
+    return kind(path, extensions)

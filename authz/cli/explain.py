@@ -1,0 +1,295 @@
+"""`authz explain TOKEN`: each stage of a check, its finding and its time.
+
+The stages are shown one by one, but the verdict is the sidecar's own: the same `Authorizer` decides
+about a request that carries the token.
+"""
+
+import asyncio
+import sys
+import time
+from collections.abc import Awaitable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from authz.check.authorizer import Authorizer
+from authz.check.credentials import CredentialFinder
+from authz.check.jose import BadTokenError, Jws, require_compact_form, take_apart
+from authz.check.policy import RoutePolicies
+from authz.check.request import CheckRequest
+from authz.check.token import Identity
+from authz.check.verdict import Decision, Reason, Verdict
+from authz.check.verifier import Refused, Verifier
+from authz.cli.options import config_option
+from authz.keys.manager import KeyRings
+from authz.keys.ring import KeyRing
+from authz.observe.logs import configure_logs
+from authz.revocation.open import open_store
+from authz.revocation.record import (
+    Clear,
+    Finding,
+    Revoked,
+    TokenRef,
+    Unavailable,
+    blacklist_key,
+    not_before_key,
+)
+from authz.revocation.redis import RedisStore
+from authz.settings import LogSettings, Settings, load_settings
+
+_STDIN = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A row of the table."""
+
+    name: str
+    good: bool | None
+    """None: neither good nor bad."""
+    finding: str
+    seconds: float
+
+
+class _NoRecord:
+    """An explanation lets nobody through, so there is nothing to put on record."""
+
+    async def record(self, request: CheckRequest, identity: Identity, cause: str) -> bool:
+        del request, identity, cause
+        return True
+
+
+class _Known:
+    """The finding that was shown, for the verdict."""
+
+    def __init__(self) -> None:
+        self.finding: Finding = Unavailable("connection")
+
+    def find(self, ref: TokenRef, now: float) -> Finding:
+        del ref, now
+        return self.finding
+
+
+@click.command()
+@config_option
+@click.option(
+    "--route",
+    "extensions",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A context extension of the route, e.g. authz.scopes=orders:write. May be repeated.",
+)
+@click.argument("token")
+def explain(config: Path | None, extensions: tuple[str, ...], token: str) -> int:
+    """Show what the sidecar finds at each stage of checking TOKEN (- reads standard input).
+
+    Works with and without a reachable store. Exit code 0: it would be let through, 1: refused.
+
+    \b
+    Examples:
+      authz explain --config authz.yaml - < token.jwt
+      authz explain --config authz.yaml --route authz.scopes=orders:write "$TOKEN"
+    """
+    settings = load_settings(config)
+    route = dict(_pair(text) for text in extensions)
+    text = sys.stdin.read().strip() if token == _STDIN else token
+    configure_logs(LogSettings(level="error", format="console"))
+    explanation = asyncio.run(_explain(settings, route, text))
+    _print(explanation)
+    return 1 if explanation.verdict.decision is Decision.DENY else 0
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise click.UsageError(f"--route {text!r}: write KEY=VALUE, as in authz.mode=optional")
+    return key, value
+
+
+class _Explanation:
+    """Collects the stages; each is timed by the block in which it is found out."""
+
+    def __init__(self, settings: Settings, extensions: Mapping[str, str]) -> None:
+        self.settings = settings
+        self.extensions = extensions
+        self.stages: list[Stage] = []
+        self.identity: Identity | None = None
+        self.verdict: Verdict
+        self._started = 0.0
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        self._started = time.perf_counter()
+        yield
+
+    def found(self, name: str, good: bool | None, finding: str) -> None:
+        self.stages.append(Stage(name, good, finding, time.perf_counter() - self._started))
+
+
+async def _explain(settings: Settings, extensions: Mapping[str, str], token: str) -> _Explanation:
+    told = _Explanation(settings, extensions)
+    rings = KeyRings(settings)
+    rings.load()
+    known = _Known()
+    finder = CredentialFinder(["header:authorization"])
+    verifier = Verifier(
+        settings.issuers,
+        rings.by_issuer,
+        leeway=settings.leeway,
+        buckets=settings.store.buckets,
+        cache_size=1,
+    )
+    try:
+        jws = _explain_text(told, token)
+        if jws is not None and await _explain_keys(told, jws, rings):
+            told.identity = _explain_signature(told, verifier, token)
+        if told.identity is not None:
+            known.finding = await _explain_revocation(told, told.identity.ref)
+        authorizer = Authorizer(
+            credentials=finder,
+            verifier=verifier,
+            revocations=known,
+            policies=RoutePolicies(settings.fail_mode),
+            recorder=_NoRecord(),
+            clock=time.time,
+        )
+        request = CheckRequest(
+            request_id="explain",
+            method="GET",
+            path="/",
+            host="",
+            source="",
+            headers={"authorization": (f"Bearer {token}",)},
+            forged=(),
+            extensions=extensions,
+        )
+        verdict = authorizer.check(request)
+        told.verdict = verdict if isinstance(verdict, Verdict) else await verdict
+    finally:
+        await rings.aclose()
+    return told
+
+
+def _explain_text(told: _Explanation, token: str) -> Jws | None:
+    with told.timed():
+        try:
+            require_compact_form(token)
+        except BadTokenError as error:
+            told.found("form", False, _refusal(error.reason, error.detail))
+            return None
+        told.found("form", True, f"three segments, {len(token)} bytes")
+    with told.timed():
+        try:
+            jws = take_apart(token)
+        except BadTokenError as error:
+            told.found("header", False, _refusal(error.reason, error.detail))
+            return None
+        kid = "no kid" if jws.kid is None else f"kid {jws.kid!r}"
+        told.found("header", True, f"{jws.algorithm}, {kid}")
+    return jws
+
+
+async def _explain_keys(told: _Explanation, jws: Jws, rings: KeyRings) -> bool:
+    with told.timed():
+        issuer = jws.claims.get("iss")
+        ring = rings.by_issuer.get(issuer) if isinstance(issuer, str) else None
+        if ring is None:
+            told.found("issuer", False, _refusal(Reason.ISSUER_UNKNOWN, f"iss is {issuer!r}"))
+            return False
+        told.found("issuer", True, f"{issuer} is configured")
+    with told.timed():
+        newer: Awaitable[None] | None = ring.refetch()
+        if newer is not None:
+            await newer
+        told.found("keys", _keys_good(ring), _describe_keys(ring))
+    return True
+
+
+def _keys_good(ring: KeyRing) -> bool | None:
+    return False if ring.keys is None else None if ring.failing else True
+
+
+def _describe_keys(ring: KeyRing) -> str:
+    where = f"{ring.source.setting} {ring.source.where}"
+    if ring.failing:
+        return f"{where}: {ring.last_error}"
+    return f"{len(ring.keys or ())} from {where}"
+
+
+def _explain_signature(told: _Explanation, verifier: Verifier, token: str) -> Identity | None:
+    with told.timed():
+        verified = verifier.verify(token, time.time())
+        if isinstance(verified, Refused):
+            finding = _refusal(verified.reason, verified.detail)
+            told.found("signature, claims", False, finding)
+            return None
+        left = round(verified.expires_at - time.time())
+        until = datetime.fromtimestamp(verified.expires_at, UTC).isoformat()
+        told.found(
+            "signature, claims",
+            True,
+            f"good; subject {verified.identity.subject!r}, expires {until} (in {left} s)",
+        )
+    return verified.identity
+
+
+async def _explain_revocation(told: _Explanation, ref: TokenRef) -> Finding:
+    store = open_store(told.settings)
+    try:
+        with told.timed():
+            if isinstance(store, RedisStore):
+                await store.connect()  # a fresh connection isn't what a check would wait for
+            answer = store.find(ref)
+            finding = answer if isinstance(answer, Revoked | Clear | Unavailable) else await answer
+            match finding:
+                case Revoked(not_before=None):
+                    told.found("revocation", False, "this token was revoked")
+                case Revoked(not_before=float(cut)):
+                    since = datetime.fromtimestamp(cut, UTC).isoformat(timespec="milliseconds")
+                    told.found(
+                        "revocation", False, f"all of the user's tokens until {since} were revoked"
+                    )
+                case Clear() if isinstance(store, RedisStore):
+                    told.found("revocation", True, "the store knows of none")
+                case Clear():
+                    told.found("revocation", None, "memory://: only the sidecar itself would know")
+                case Unavailable(cause):
+                    detail = store.status().get("error") or cause
+                    told.found("revocation", None, f"the store can't be asked: {detail}")
+        return finding
+    finally:
+        await store.aclose()
+
+
+def _refusal(reason: Reason, detail: str) -> str:
+    text = f"{reason}: {reason.value.description}"
+    return f"{text} ({detail})" if detail else text
+
+
+def _print(told: _Explanation) -> None:
+    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    table = Table("", "stage", "finding", "time", box=None, pad_edge=False)
+    table.columns[3].justify = "right"
+    marks = {True: "[green]ok[/]", False: "[red]no[/]", None: "[yellow]?[/]"}
+    for stage in told.stages:
+        took = f"{stage.seconds * 1000:.2f} ms"
+        table.add_row(marks[stage.good], stage.name, escape(stage.finding), took)
+    verdict = told.verdict
+    good = {Decision.ALLOW: True, Decision.FAIL_OPEN: None, Decision.DENY: False}
+    text = f"{verdict.decision}: {_refusal(verdict.reason, verdict.detail)}"
+    table.add_row(marks[good[verdict.decision]], "verdict", escape(text), "")
+    console.print(table)
+    if told.identity is not None:
+        ref = told.identity.ref
+        console.print("keys in the store:")
+        for key in (
+            blacklist_key(ref.bucket, ref.user, ref.token),
+            not_before_key(ref.bucket, ref.user),
+        ):
+            console.print(f"  {escape(key)}", soft_wrap=True)

@@ -1,0 +1,252 @@
+"""The tour: what the demo shows, step by step, each checked against what it says."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from authz.cli.errors import CommandError
+from authz.demo.narrator import Narrator
+from authz.demo.processes import POLL
+from authz.demo.stage import Answer, Stage
+
+OK = 200
+UNAUTHORIZED = 401
+REVOKED = "token_revoked"
+REVOCATION_TIMEOUT = 5.0
+"""Seconds; the promise is 2 for a sidecar that can reach Redis."""
+RECOVERY_TIMEOUT = 15.0
+"""Seconds for the sidecar to find Redis again; it probes twice a second."""
+DEATH_GRACE = 0.3
+"""Seconds from a closed connection to the end of the process that closed it."""
+
+TOKENS = {
+    "alice": "alice",
+    "bob-phone": "bob",
+    "bob-laptop": "bob",
+    "carol": "carol",
+    "frank": "frank",
+    "dave": "dave",
+    "erin": "erin",
+}
+"""Tokens by name, and their subjects. Alice's is revoked, Bob is logged out everywhere, Carol's is
+first seen while Redis is down, Frank's is revoked before that and first seen after it; Dave's and
+Erin's are for the reader to try."""
+
+
+class StepError(Exception):
+    """A step came out otherwise than said. The text says how."""
+
+
+@dataclass(frozen=True, slots=True)
+class Show:
+    """Where a step acts and speaks."""
+
+    stage: Stage
+    narrator: Narrator
+
+    @contextmanager
+    def asking(self, what: str) -> Iterator[None]:
+        """Say what is asked, and that it is under way."""
+        self.narrator.fact("asked", what)
+        with self.narrator.working("waiting for the answer"):
+            yield
+
+    def came(self, text: str) -> None:
+        self.narrator.fact("came", text)
+
+    def took(self, seconds: float, since: str) -> None:
+        self.narrator.fact("took", f"{seconds * 1000:.0f} ms after {since}")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    title: str
+    run: Callable[[Show], None]
+    """Raises StepError where the title isn't true."""
+
+
+def no_token(show: Show) -> None:
+    with show.asking("GET /hello, without a token"):
+        answer = show.stage.ask()
+    show.came(_outcome(answer))
+    _expect(answer, UNAUTHORIZED, "token_missing")
+
+
+def good_token(show: Show) -> None:
+    with show.asking("GET /hello, with Alice's token"):
+        answer = show.stage.ask("alice")
+    show.came(_outcome(answer))
+    _expect_let_through(answer, "alice", "allow")
+
+
+def forged_header(show: Show) -> None:
+    with show.asking(
+        "GET /hello, with Alice's token and x-authz-subject: admin, x-authz-role: root"
+    ):
+        answer = show.stage.ask("alice", {"x-authz-subject": "admin", "x-authz-role": "root"})
+    show.came(_outcome(answer))
+    _expect_let_through(answer, "alice", "allow")
+    if answer.upstream_saw("x-authz-role") is not None:
+        raise StepError("the client's x-authz-role reached the upstream")
+
+
+def revoked(show: Show) -> None:
+    with show.asking("authz revoke --token <Alice's>, then GET /hello with it until it is refused"):
+        show.stage.revoke_token("alice")
+        answer, waited = _ask_until_refused(show.stage, "alice")
+    show.came(_outcome(answer))
+    show.took(waited, "`authz revoke` returned")
+    _expect(answer, UNAUTHORIZED, REVOKED)
+
+
+def logged_out(show: Show) -> None:
+    for name in ("bob-phone", "bob-laptop"):
+        _expect_let_through(show.stage.ask(name), "bob", "allow")
+    with show.asking("authz revoke --user bob, then GET /hello with each of Bob's two tokens"):
+        show.stage.revoke_user("bob")
+        for name in ("bob-phone", "bob-laptop"):
+            answer, waited = _ask_until_refused(show.stage, name)
+            show.came(f"{name}: {_outcome(answer)}")
+            show.took(waited, "`authz revoke` returned" if name == "bob-phone" else "that")
+            _expect(answer, UNAUTHORIZED, REVOKED)
+
+
+def redis_stopped(show: Show) -> None:
+    show.narrator.fact(
+        "did", "authz revoke --token <Frank's, never used so far>, then stopped Redis"
+    )
+    with show.narrator.working("stopping Redis"):
+        show.stage.revoke_token("frank")
+        show.stage.stop_valkey()
+        before = len(show.stage.audit_records())
+    with show.asking("GET /hello, with Carol's token, never seen before"):
+        answer = show.stage.ask("carol")
+    show.came(_outcome(answer))
+    _expect_let_through(answer, "carol", "fail-open")
+    written = show.stage.audit_records()[before:]
+    token_id = answer.upstream_saw("x-authz-token-id") or ""
+    record = next((line for line in written if token_id and token_id in line), None)
+    if record is None:
+        raise StepError(f"{show.stage.audit.name} has no record of it")
+    show.narrator.fact("audit", record)
+
+
+def still_revoked(show: Show) -> None:
+    with show.asking("GET /hello, with Alice's revoked token, while Redis is down"):
+        answer = show.stage.ask("alice")
+    show.came(_outcome(answer))
+    _expect(answer, UNAUTHORIZED, REVOKED)
+
+
+def redis_back(show: Show) -> None:
+    show.narrator.fact("did", "started Redis again")
+    with show.narrator.working("starting Redis"):
+        show.stage.start_valkey()
+    with show.asking("GET /hello, with Carol's token, until it no longer fails open"):
+        answers: list[Answer] = []
+
+        def allowed() -> bool:
+            answers.append(show.stage.ask("carol"))
+            return answers[-1].upstream_saw("x-authz-decision") != "fail-open"
+
+        waited = show.stage.processes.wait_until(
+            allowed, "the sidecar's return to asking Redis", RECOVERY_TIMEOUT
+        )
+    show.came(_outcome(answers[-1]))
+    show.took(waited, "Redis was back")
+    _expect_let_through(answers[-1], "carol", "allow")
+
+
+def kept(show: Show) -> None:
+    with show.asking("GET /hello, with Frank's token, which the sidecar has never seen before"):
+        answer = show.stage.ask("frank")
+    show.came(_outcome(answer))
+    _expect(answer, UNAUTHORIZED, REVOKED)
+
+
+TOUR = (
+    Step("no token is refused", no_token),
+    Step("a good token is let through, and the upstream learns whose it is", good_token),
+    Step("a client can't give itself an identity", forged_header),
+    Step("a revoked token is refused", revoked),
+    Step("log-out everywhere refuses all tokens of a user", logged_out),
+    Step("with Redis stopped a good token is let through, on record", redis_stopped),
+    Step("with Redis stopped a revoked token stays refused", still_revoked),
+    Step("with Redis back nothing fails open any more", redis_back),
+    Step("what was revoked before Redis was stopped is still revoked", kept),
+)
+
+
+def take_tour(stage: Stage, narrator: Narrator) -> None:
+    """CommandError: a step came out otherwise than said; the text names it."""
+    show = Show(stage, narrator)
+    for number, step in enumerate(TOUR, 1):
+        narrator.step(number, step.title)
+        try:
+            step.run(show)
+        except (StepError, CommandError) as error:
+            why = _with_cause(str(error), stage)
+            narrator.failed(why)
+            raise CommandError(f"step {number} ({step.title}): {why}") from None
+        narrator.passed()
+
+
+def _with_cause(why: str, stage: Stage) -> str:
+    """A part that died is often behind it, and may need a moment to be seen dead."""
+    start = time.monotonic()
+    while time.monotonic() - start < DEATH_GRACE:
+        try:
+            stage.processes.check()
+        except CommandError as death:
+            return why if str(death) in why else f"{why}; {death}"
+        time.sleep(POLL)
+    return why
+
+
+def _ask_until_refused(stage: Stage, name: str) -> tuple[Answer, float]:
+    """The refusal and the seconds until it; StepError after REVOCATION_TIMEOUT."""
+    answers: list[Answer] = []
+
+    def refused() -> bool:
+        answers.append(stage.ask(name))
+        return answers[-1].status != OK
+
+    try:
+        waited = stage.processes.wait_until(refused, "its refusal", REVOCATION_TIMEOUT)
+    except CommandError:
+        if answers and answers[-1].status == OK:
+            raise StepError(
+                f"the token of {TOKENS[name]} still passes {REVOCATION_TIMEOUT:g} s later"
+            ) from None
+        raise
+    return answers[-1], waited
+
+
+def _outcome(answer: Answer) -> str:
+    """`401 token_revoked: the token was revoked`, or 200 and what the upstream saw of authz."""
+    if answer.status == OK:
+        seen = ", ".join(
+            f"{name}: {answer.upstream_saw(name)}"
+            for name in ("x-authz-subject", "x-authz-decision")
+        )
+        return f"200, the upstream saw {seen}"
+    what = str(answer.body.get("error_description", ""))
+    return f"{answer.status} {answer.reason}: {what}"
+
+
+def _expect(answer: Answer, status: int, reason: str) -> None:
+    if (answer.status, answer.reason) != (status, reason):
+        raise StepError(f"expected {status} {reason}, got {_outcome(answer)}")
+    if not answer.headers.get("www-authenticate", "").startswith("Bearer "):
+        raise StepError("the refusal has no WWW-Authenticate: Bearer challenge")
+
+
+def _expect_let_through(answer: Answer, subject: str, decision: str) -> None:
+    seen = (
+        answer.status,
+        answer.upstream_saw("x-authz-subject"),
+        answer.upstream_saw("x-authz-decision"),
+    )
+    if seen != (OK, subject, decision):
+        raise StepError(f"expected 200 for {subject} as {decision}, got {_outcome(answer)}")

@@ -1,0 +1,163 @@
+"""The ext_authz and health services on grpcio's asyncio server."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+
+from authz.envoy_api.codec import MalformedRequestError
+from authz.envoy_api.service import AUTHORIZATION_SERVICE, CheckService
+from authz.observe import events
+from authz.settings import SettingsError, split_host_port
+
+SOCKET_MODE = 0o660
+"""Envoy runs as another user of the same group; nobody else may ask, or listen in our place."""
+
+MAX_CONCURRENT_CHECKS = 8192
+"""Twice the 4,096 requests that Envoy's circuit breaker allows a cluster in the configs we ship.
+Beyond it a check gets RESOURCE_EXHAUSTED at once, so memory stays bounded."""
+
+_OPTIONS = (
+    # A second sidecar on the same port must fail to start, not share the connections.
+    ("grpc.so_reuseport", 0),
+    # Envoy's `connection_keepalive` pings idle connections; grpcio's default would answer the
+    # third such ping with GOAWAY ENHANCE_YOUR_CALM.
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+    ("grpc.http2.max_ping_strikes", 0),
+)
+
+log = structlog.get_logger(__name__)
+
+
+class GrpcioServer:
+    """Serves a `CheckService` at the configured addresses."""
+
+    def __init__(self, service: CheckService, listen: Sequence[str]) -> None:
+        """`listen`: `unix:/path` and `host:port`. Must be made in a running loop."""
+        self._service = service
+        self._listen = tuple(listen)
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._server = grpc.aio.server(
+            options=_OPTIONS, maximum_concurrent_rpcs=MAX_CONCURRENT_CHECKS
+        )
+        # No (de)serializer: bytes in, bytes out.
+        handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(
+            self._check
+        )
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(AUTHORIZATION_SERVICE, {"Check": handler}),)
+        )
+        self._health = HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(  # type: ignore[no-untyped-call]
+            self._health, self._server
+        )
+
+    async def start(self) -> None:
+        """Listen and serve. SettingsError: an address can't be had."""
+        for address in self._listen:
+            self._bind(address)
+        await self._server.start()
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    async def stop(self, grace: float) -> None:
+        """Say NOT_SERVING and GOAWAY, let checks in flight finish for `grace` seconds, close."""
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        stopping = asyncio.create_task(self._server.stop(grace))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                await self._idle.wait()
+        # Health watchers never end by themselves: don't wait out the grace for them.
+        await self._server.stop(0)
+        await stopping
+        for address in self._listen:
+            if address.startswith("unix:"):
+                _remove(address.removeprefix("unix:"))
+
+    async def _set_health(self, status: "health_pb2.HealthCheckResponse.ServingStatus") -> None:
+        for name in ("", AUTHORIZATION_SERVICE):
+            await self._health.set(name, status)
+
+    def _bind(self, address: str) -> None:
+        path = address.removeprefix("unix:") if address.startswith("unix:") else None
+        if path is not None:
+            _make_way(Path(path))
+        else:
+            _require_free(address)
+        # The socket must never exist with wider rights, not even for a moment.
+        old = os.umask(0o777 & ~SOCKET_MODE)
+        try:
+            self._server.add_insecure_port(address)
+        except RuntimeError:
+            raise SettingsError(f"listen: {address}: can't be bound; is it in use?") from None
+        finally:
+            os.umask(old)
+
+    async def _check(self, data: bytes, context: "grpc.aio.ServicerContext[Any, Any]") -> bytes:
+        self._in_flight += 1
+        self._idle.clear()
+        try:
+            answer = self._service.check(data)
+            return answer if isinstance(answer, bytes) else await answer
+        except MalformedRequestError as error:
+            # What gRPC servers say when a message can't be parsed (gRPC status codes).
+            await context.abort(grpc.StatusCode.INTERNAL, str(error))
+        except Exception:
+            log.exception(events.CHECK_FAILED)
+            await context.abort(grpc.StatusCode.INTERNAL, "the check failed")
+        finally:
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._idle.set()
+
+
+def _remove(path: str) -> None:
+    Path(path).unlink(missing_ok=True)
+
+
+def _make_way(path: Path) -> None:
+    """Remove a socket that a dead process left. SettingsError: somebody lives there."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        if not path.parent.is_dir():
+            raise SettingsError(f"listen: unix:{path}: {path.parent} does not exist") from None
+        return
+    except OSError as error:
+        raise SettingsError(f"listen: unix:{path}: {error.strerror}") from None
+    if not stat.S_ISSOCK(mode):
+        raise SettingsError(f"listen: unix:{path}: is not a socket; remove it or choose another")
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise SettingsError(f"listen: unix:{path}: {error.strerror}") from None
+        else:
+            raise SettingsError(f"listen: unix:{path}: another process is listening there")
+
+
+def _require_free(address: str) -> None:
+    """Try the port first: grpcio's own error doesn't say why."""
+    host, port = split_host_port(address)
+    try:
+        family, kind, protocol, _, target = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(target)
+    except OSError as error:
+        raise SettingsError(f"listen: {address}: {error.strerror}") from None

@@ -1,0 +1,194 @@
+"""The key rings of all issuers: built from the settings, loaded at start, kept fresh after that."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import structlog
+
+from authz.keys.errors import KeySourceError
+from authz.keys.local import JwksFile, LocalSource, SecretFile, SecretVariable
+from authz.keys.remote import Discovery, JwksUrl, RemoteSource, is_exposed, tls_context
+from authz.keys.ring import KeyRing
+from authz.keys.watch import watch_files
+from authz.observe import events
+from authz.settings import IssuerSettings, Settings, SettingsError
+
+START_LIMIT = 3.0
+"""Seconds that `start` waits for the first fetches. An issuer answers in a fraction of one; who
+doesn't is fetched in the background, and its tokens get `keys_unavailable` until then."""
+
+FIRST_RETRY = 0.5
+"""Seconds before a failed fetch is tried again, doubled each time up to `LAST_RETRY`."""
+
+LAST_RETRY = 30.0
+
+JITTER = 0.25
+"""Every pause is shortened by up to this share, lest the sidecars of a deployment ask in step."""
+
+log = structlog.get_logger(__name__)
+
+
+class KeyRings:
+    """One ring for each configured issuer.
+
+    `load` reads what is on this machine, `start` begins to fetch and to watch, `aclose` ends that.
+    """
+
+    def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock`: monotonic seconds, for ages and the refetch limit."""
+        self._settings = settings
+        rings = {
+            issuer.issuer: KeyRing(issuer.issuer, _source(issuer), clock=clock)
+            for issuer in settings.issuers
+        }
+        self.by_issuer: Mapping[str, KeyRing] = MappingProxyType(rings)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._reading = asyncio.Lock()
+
+    def ring(self, issuer: str) -> KeyRing | None:
+        return self.by_issuer.get(issuer)
+
+    def load(self) -> None:
+        """Read files and variables; touches no network.
+
+        SettingsError: one of them, or a `ca_file`, can't be used. Its line names the setting.
+        """
+        for position, issuer in enumerate(self._settings.issuers):
+            prefix = f"issuers.{position}.keys"
+            ring = self.by_issuer[issuer.issuer]
+            if isinstance(ring.source, LocalSource):
+                _load(ring, ring.source, f"{prefix}.{ring.source.setting}")
+            elif issuer.keys.ca_file is not None:
+                _check_ca_file(issuer, f"{prefix}.ca_file")
+            if isinstance(ring.source, RemoteSource) and is_exposed(_url(issuer)):
+                log.warning(
+                    events.KEYS_FETCHED_IN_THE_CLEAR, issuer=issuer.issuer, where=ring.source.where
+                )
+
+    async def start(self) -> None:
+        """Begin to fetch and to watch; call `load` before. Returns when every URL has been tried
+        once, at the latest after `START_LIMIT`. Never fails: what can't be had now is tried again.
+        """
+        first: list[asyncio.Event] = []
+        files: list[tuple[SecretFile | JwksFile, float]] = []
+        for issuer in self._settings.issuers:
+            ring = self.by_issuer[issuer.issuer]
+            if isinstance(ring.source, SecretFile | JwksFile):
+                files.append((ring.source, issuer.keys.refresh))
+            elif isinstance(ring.source, RemoteSource):
+                tried = asyncio.Event()
+                first.append(tried)
+                self._spawn(_keep_fetching(ring, issuer.keys.refresh, tried))
+        if files:
+            paths = [source.path for source, _ in files]
+            idle = min(refresh for _, refresh in files)
+            self._spawn(watch_files(paths, self._reread, idle=idle))
+        if first:
+            waiting = [asyncio.ensure_future(tried.wait()) for tried in first]
+            _, late = await asyncio.wait(waiting, timeout=START_LIMIT)
+            for task in late:
+                task.cancel()
+
+    async def reload(self) -> None:
+        """Read and fetch everything now (SIGHUP). Returns when it is done. What fails keeps its
+        last good keys.
+        """
+        fetches = [
+            ring.fetch()
+            for ring in self.by_issuer.values()
+            if isinstance(ring.source, RemoteSource)
+        ]
+        await self._reread()
+        for fetch in fetches:
+            await fetch
+
+    async def aclose(self) -> None:
+        """End everything that `start` began. The rings keep their keys."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._tasks.clear()
+        for ring in self.by_issuer.values():
+            await ring.aclose()
+
+    def status(self) -> dict[str, Any]:
+        """Issuer → its ring's status. JSON-ready, without key material."""
+        return {issuer: ring.status() for issuer, ring in self.by_issuer.items()}
+
+    async def _reread(self) -> None:
+        """Read all local sources. One at a time: of two readings the later must win."""
+        async with self._reading:
+            for ring in self.by_issuer.values():
+                if not isinstance(ring.source, LocalSource):
+                    continue
+                try:
+                    # In a thread: a file may lie on a network file system that hangs.
+                    ring.accept(await asyncio.to_thread(ring.source.read))
+                except KeySourceError as error:
+                    ring.fail(error)
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        task.add_done_callback(_report_end)
+        self._tasks.append(task)
+
+
+async def _keep_fetching(ring: KeyRing, refresh: float, tried: asyncio.Event) -> None:
+    failures = 0
+    while True:
+        await ring.fetch()
+        tried.set()
+        failures = failures + 1 if ring.failing else 0
+        pause = min(FIRST_RETRY * 2 ** min(failures, 16) / 2, LAST_RETRY) if failures else refresh
+        await asyncio.sleep(min(pause, refresh) * random.uniform(1 - JITTER, 1))  # noqa: S311 - spreads load, guards nothing
+
+
+def _source(issuer: IssuerSettings) -> LocalSource | RemoteSource:
+    keys, algorithms = issuer.keys, frozenset(issuer.algorithms)
+    if keys.jwks_file is not None:
+        return JwksFile(keys.jwks_file, algorithms)
+    if keys.secret_file is not None:
+        return SecretFile(keys.secret_file, algorithms)
+    if keys.secret_env is not None:
+        return SecretVariable(keys.secret_env, algorithms)
+    if keys.jwks_url is not None:
+        return JwksUrl(keys.jwks_url, algorithms, limit=keys.timeout, ca_file=keys.ca_file)
+    return Discovery(issuer.issuer, algorithms, limit=keys.timeout, ca_file=keys.ca_file)
+
+
+def _url(issuer: IssuerSettings) -> str:
+    return issuer.keys.jwks_url or issuer.issuer
+
+
+def _load(ring: KeyRing, source: LocalSource, setting: str) -> None:
+    try:
+        parsed = source.read()
+    except KeySourceError as error:
+        raise SettingsError(f"{setting}: {source.where}: {error}") from None
+    if not parsed.keys:
+        # A set without keys is an answer later on, when keys were taken out. At start it is a
+        # mistake: nothing could ever be let through.
+        why = f" ({parsed.warnings[0]})" if parsed.warnings else ""
+        wanted = ", ".join(sorted(source.algorithms))
+        raise SettingsError(f"{setting}: {source.where}: holds no key for {wanted}{why}")
+    ring.accept(parsed)
+
+
+def _check_ca_file(issuer: IssuerSettings, setting: str) -> None:
+    try:
+        tls_context(issuer.keys.ca_file)
+    except KeySourceError as error:
+        raise SettingsError(f"{setting}: {issuer.keys.ca_file}: {error}") from None
+
+
+def _report_end(task: asyncio.Task[None]) -> None:
+    """These tasks run until they are cancelled. One that ends otherwise would leave keys to age
+    unseen.
+    """
+    if not task.cancelled() and task.exception() is not None:
+        log.error(events.KEYS_TASK_ENDED, exc_info=task.exception())

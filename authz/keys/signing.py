@@ -1,0 +1,59 @@
+"""Signing tokens with a private JWK or an HMAC secret."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
+
+from authz.keys.errors import KeySourceError
+from authz.keys.jwk import codec, default_algorithm, read_key, thumbprint
+from authz.keys.keyfile import read_keys
+from authz.keys.secret import check_secret
+from authz.settings import ALGORITHMS
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    kid: str | None
+    algorithm: str
+    key: object = field(repr=False, compare=False)
+    """What PyJWT's `Algorithm.sign` takes: a private key of `cryptography`, or a secret's bytes."""
+
+
+def signing_key(jwk: Mapping[str, Any]) -> SigningKey:
+    """A private JWK made ready. KeySourceError: it is none, weak, or two halves."""
+    public = read_key(jwk, ALGORITHMS)
+    implementation = codec(default_algorithm(jwk))
+    try:
+        key = implementation.from_jwk(dict(jwk))
+        own = thumbprint(implementation.to_jwk(key.public_key(), as_dict=True))
+    except AttributeError:
+        raise KeySourceError("has no private part; name the private key file") from None
+    except (jwt.InvalidKeyError, UnsupportedAlgorithm, ValueError, TypeError, KeyError):
+        raise KeySourceError("is not a valid private key") from None
+    if own != public.thumbprint:  # not every version of PyJWT looks at an Ed25519 key's `x`
+        raise KeySourceError("has a private part that belongs to another public key")
+    # Without an `alg` of its own several may go with it.
+    narrowed = len(public.algorithms) == 1
+    algorithm = next(iter(public.algorithms)) if narrowed else default_algorithm(jwk)
+    return SigningKey(public.kid, algorithm, key)
+
+
+def load_signing_key(path: Path) -> SigningKey:
+    """The first key of a private JWK Set. KeySourceError: the file or the key can't be used."""
+    return signing_key(read_keys(path, private=True)[0])
+
+
+def secret_signing_key(secret: bytes, algorithm: str = "HS256") -> SigningKey:
+    """An HMAC secret as it stands in its file. KeySourceError: too short for the algorithm."""
+    return SigningKey(None, algorithm, check_secret(secret, [algorithm]))
+
+
+def sign(claims: Mapping[str, Any], key: SigningKey) -> str:
+    """A JWT in compact form with these claims, none added. TypeError: they are not JSON."""
+    header = {} if key.kid is None else {"kid": key.kid}
+    signer: Any = key.key
+    return jwt.encode(dict(claims), signer, algorithm=key.algorithm, headers=header)

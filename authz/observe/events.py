@@ -1,0 +1,84 @@
+"""Every event that authz logs: its name, and one line of meaning.
+
+Messages are constant and data goes in fields: `log.info(events.STORE_CONNECTED, nodes=[...])`.
+"""
+
+from typing import Final
+
+MEANINGS: dict[str, str] = {}
+"""Name to meaning, in the order of declaration."""
+
+
+def _event(name: str, meaning: str) -> str:
+    MEANINGS[name] = meaning
+    return name
+
+
+# The process
+STARTING: Final = _event("starting", "authz begins to serve: its version and settings file")
+SERVING: Final = _event("serving", "checks are answered from now on, on the addresses listed")
+RELOADING: Final = _event("reloading", "SIGHUP came: keys are read anew and the audit is reopened")
+DRAINING: Final = _event("draining", "a signal to stop came: no longer ready, answers go on")
+STOPPED: Final = _event("stopped", "everything is closed and the audit is flushed")
+LOOP_BLOCKED: Final = _event(
+    "loop_blocked", "the event loop stood still for so many seconds and checks waited as long"
+)
+CHECK_FAILED: Final = _event(
+    "check_failed", "a check ended in an error of our own; Envoy got INTERNAL and denies"
+)
+
+# Keys
+KEYS_CHANGED: Final = _event("keys_changed", "an issuer's key set is another one than before")
+KEYS_EMPTY: Final = _event("keys_empty", "an issuer's key set has no key: all its tokens fail")
+KEYS_QUESTIONABLE: Final = _event("keys_questionable", "a key of the set was left out, and why")
+KEYS_FETCHED_IN_THE_CLEAR: Final = _event(
+    "keys_fetched_in_the_clear", "an issuer's keys come over http://, so anyone between can forge"
+)
+KEYS_SOURCE_FAILED: Final = _event(
+    "keys_source_failed", "keys could not be read or fetched; the last good set stays in use"
+)
+KEYS_SOURCE_RECOVERED: Final = _event(
+    "keys_source_recovered", "keys could be read or fetched again"
+)
+KEYS_SOURCE_CRASHED: Final = _event(
+    "keys_source_crashed", "fetching keys ended in an error of our own"
+)
+KEYS_TASK_ENDED: Final = _event(
+    "keys_task_ended", "the task that keeps keys fresh ended in an error of our own"
+)
+KEYS_WATCH_FAILED: Final = _event(
+    "keys_watch_failed", "changes of key files can't be watched; it is tried again"
+)
+
+# The revocation store
+STORE_IN_MEMORY: Final = _event(
+    "store_in_memory", "memory:// is for one process and for trying things out: nothing is kept"
+)
+STORE_CONNECTED: Final = _event("store_connected", "the revocation store answers, at these nodes")
+STORE_UNREACHABLE: Final = _event(
+    "store_unreachable", "the revocation store can't be reached; the fail mode decides"
+)
+BREAKER_OPENED: Final = _event("breaker_opened", "a node failed too often: no check asks it")
+BREAKER_CLOSED: Final = _event("breaker_closed", "a node answered a probe: checks ask it again")
+
+# The audit
+AUDIT_DISABLED: Final = _event(
+    "audit_disabled", "audit.path is null: fail-open decisions leave no record"
+)
+AUDIT_UNWRITABLE: Final = _event(
+    "audit_unwritable", "the audit file can't be written; each record tries again"
+)
+AUDIT_WRITABLE: Final = _event("audit_writable", "the audit file can be written (again)")
+AUDIT_OVERLOADED: Final = _event(
+    "audit_overloaded", "records are refused or time out: the disk hangs or is too slow"
+)
+AUDIT_ABANDONED: Final = _event(
+    "audit_abandoned", "the audit's writer hung at the stop; so many records were not written"
+)
+
+# What operators see
+ADMIN_LISTENING: Final = _event("admin_listening", "/metrics and the probes are answered here")
+ADMIN_FAILED: Final = _event(
+    "admin_failed", "answering /metrics or /status ended in an error of our own"
+)
+FOREIGN: Final = _event("foreign", "a library logged something; its words are in `message`")

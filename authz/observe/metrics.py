@@ -1,0 +1,255 @@
+"""What `/metrics` shows: read from the parts of the sidecar when someone asks.
+
+The parts count in plain integers and know nothing of Prometheus. They are handed in here, each as
+the few attributes that are read, so that nothing has to import anything else.
+"""
+
+import math
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
+from prometheus_client.core import Metric as Family
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from authz import __version__
+from authz.observe import names
+from authz.observe.counters import CheckCounters, Histogram
+
+
+class TokenCacheFigures(Protocol):
+    """The cache of verified tokens: `authz.check.verifier.Verifier`."""
+
+    hits: int
+    misses: int
+
+    @property
+    def size(self) -> int: ...
+
+
+class RevocationCacheFigures(Protocol):
+    """`authz.revocation.cache.RevocationCache`."""
+
+    hits_revoked: int
+    hits_clear: int
+    misses: int
+    evictions_revoked: int
+    evictions_clear: int
+
+    @property
+    def size_revoked(self) -> int: ...
+
+    @property
+    def size_clear(self) -> int: ...
+
+
+class BreakerFigures(Protocol):
+    """`authz.revocation.outage.Breaker`."""
+
+    opened: int
+
+    @property
+    def state(self) -> str: ...
+
+
+class StoreFigures(Protocol):
+    """`authz.revocation.redis.RedisStore`. `memory://` has neither nodes nor a map."""
+
+    @property
+    def topology_refreshes(self) -> int: ...
+
+    def breakers(self) -> Mapping[str, BreakerFigures]:
+        """`host:port` of each node, and its breaker."""
+        ...
+
+
+class AuditFigures(Protocol):
+    """`authz.audit.log.AuditLog`."""
+
+    written: int
+    late: int
+    failed: dict[str, int]
+
+    @property
+    def queue_length(self) -> int: ...
+
+
+class KeyRingFigures(Protocol):
+    """`authz.keys.ring.KeyRing`."""
+
+    issuer: str
+    refreshed: int
+    """Attempts to read or fetch the keys that succeeded."""
+    refreshes_failed: int
+
+    @property
+    def failing(self) -> bool: ...
+
+    def age(self, now: float) -> float | None:
+        """Seconds since the keys were last obtained; `now` in monotonic seconds."""
+        ...
+
+
+class Metrics(Collector):
+    """Composes the parts' figures into metric families, in a registry of its own.
+
+    Read from the thread that answers HTTP, while the event loop goes on counting: single integers
+    can't be torn, and mappings are copied before they are walked.
+    """
+
+    def __init__(
+        self,
+        *,
+        checks: CheckCounters,
+        fail_opens: Mapping[str, int],
+        tokens: TokenCacheFigures,
+        revocations: RevocationCacheFigures,
+        lookups: Mapping[str, int],
+        store_latency: Histogram,
+        store: StoreFigures | None,
+        audit: AuditFigures,
+        keys: Callable[[], Iterable[KeyRingFigures]],
+        loop_lag: Histogram,
+        transport: str,
+        clock: Callable[[], float],
+    ) -> None:
+        """`fail_opens`: by cause (`FailOpenRecorder.fail_opens`). `lookups`: by result
+        (`Revocations.results`). `store`: None for `memory://`. `keys`: the key rings of now.
+        `loop_lag`: `Heartbeat.lag`. `clock`: the monotonic seconds that `KeyRing.age` takes.
+        """
+        self._checks = checks
+        self._fail_opens = fail_opens
+        self._tokens = tokens
+        self._revocations = revocations
+        self._lookups = lookups
+        self._store_latency = store_latency
+        self._store = store
+        self._audit = audit
+        self._keys = keys
+        self._loop_lag = loop_lag
+        self._transport = transport
+        self._clock = clock
+        self.registry = CollectorRegistry(auto_describe=False)
+        self.registry.register(self)
+        ProcessCollector(registry=self.registry)  # CPU, memory, descriptors, start time
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """The exposition and its content type: OpenMetrics where `accept` asks for it, else the
+        Prometheus text format 0.0.4.
+        """
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
+
+    def collect(self) -> Iterator[Family]:
+        """All families, as `names.METRICS` lists them."""
+        yield from self._collect_checks()
+        yield from self._collect_caches()
+        yield from self._collect_store()
+        yield from self._collect_audit()
+        yield from self._collect_keys()
+        yield _histogram(names.LOOP_LAG, self._loop_lag)
+        build = (__version__, platform.python_version(), self._transport)
+        yield _gauge(names.BUILD_INFO, {build: 1})
+
+    def _collect_checks(self) -> Iterator[Family]:
+        verdicts = self._checks.verdicts().items()
+        yield _counter(
+            names.CHECKS,
+            {(str(decision), str(reason)): count for (decision, reason), count in verdicts},
+        )
+        yield _histogram(names.CHECK_DURATION, self._checks.duration)
+        yield _counter(names.FAIL_OPENS, _by_one_label(self._fail_opens))
+
+    def _collect_caches(self) -> Iterator[Family]:
+        yield _counter(names.TOKEN_CACHE_HITS, {(): self._tokens.hits})
+        yield _counter(names.TOKEN_CACHE_MISSES, {(): self._tokens.misses})
+        yield _gauge(names.TOKEN_CACHE_SIZE, {(): self._tokens.size})
+        cache = self._revocations
+        yield _counter(
+            names.REVOCATION_CACHE_HITS,
+            {("revoked",): cache.hits_revoked, ("clear",): cache.hits_clear},
+        )
+        yield _counter(names.REVOCATION_CACHE_MISSES, {(): cache.misses})
+        yield _gauge(
+            names.REVOCATION_CACHE_SIZE,
+            {("revoked",): cache.size_revoked, ("clear",): cache.size_clear},
+        )
+        yield _counter(
+            names.REVOCATION_CACHE_EVICTIONS,
+            {("revoked",): cache.evictions_revoked, ("clear",): cache.evictions_clear},
+        )
+
+    def _collect_store(self) -> Iterator[Family]:
+        breakers = {} if self._store is None else self._store.breakers()
+        yield _counter(names.STORE_LOOKUPS, _by_one_label(self._lookups))
+        yield _histogram(names.STORE_LATENCY, self._store_latency)
+        yield _gauge(
+            names.STORE_BREAKER_OPEN,
+            {(node,): int(breaker.state == "open") for node, breaker in breakers.items()},
+        )
+        yield _counter(
+            names.STORE_BREAKER_OPENED,
+            {(node,): breaker.opened for node, breaker in breakers.items()},
+        )
+        refreshes = {} if self._store is None else {(): self._store.topology_refreshes}
+        yield _counter(names.STORE_TOPOLOGY_REFRESHES, refreshes)
+
+    def _collect_audit(self) -> Iterator[Family]:
+        yield _counter(names.AUDIT_RECORDS, {(): self._audit.written})
+        yield _counter(names.AUDIT_LATE, {(): self._audit.late})
+        yield _counter(names.AUDIT_FAILURES, _by_one_label(self._audit.failed))
+        yield _gauge(names.AUDIT_QUEUE, {(): self._audit.queue_length})
+
+    def _collect_keys(self) -> Iterator[Family]:
+        now = self._clock()
+        rings = list(self._keys())
+        ages = {(ring.issuer,): ring.age(now) for ring in rings}
+        yield _gauge(
+            names.KEY_SET_AGE, {labels: age for labels, age in ages.items() if age is not None}
+        )
+        yield _gauge(names.KEY_SET_FAILING, {(ring.issuer,): int(ring.failing) for ring in rings})
+        yield _counter(
+            names.KEY_REFRESHES,
+            {(ring.issuer, "ok"): ring.refreshed for ring in rings}
+            | {(ring.issuer, "failed"): ring.refreshes_failed for ring in rings},
+        )
+
+
+_Values = Mapping[Any, float]
+"""The values of a family, by a tuple of the values of its labels in their order."""
+
+
+def _by_one_label(counts: Mapping[str, int]) -> _Values:
+    return {(label,): count for label, count in dict(counts).items()}
+
+
+def _counter(metric: names.Metric, values: _Values) -> Family:
+    family = CounterMetricFamily(metric.name, metric.meaning, labels=metric.labels)
+    return _filled(family, values)
+
+
+def _gauge(metric: names.Metric, values: _Values) -> Family:
+    return _filled(GaugeMetricFamily(metric.name, metric.meaning, labels=metric.labels), values)
+
+
+def _filled(family: CounterMetricFamily | GaugeMetricFamily, values: _Values) -> Family:
+    for labels, value in values.items():
+        family.add_metric(labels, value)
+    return family
+
+
+def _histogram(metric: names.Metric, histogram: Histogram) -> Family:
+    family = HistogramMetricFamily(metric.name, metric.meaning)
+    buckets = [
+        ("+Inf" if bound == math.inf else repr(bound), count)
+        for bound, count in histogram.cumulative()
+    ]
+    family.add_metric([], buckets, histogram.total)
+    return family

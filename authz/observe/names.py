@@ -1,0 +1,145 @@
+"""Every metric of authz: its name, kind, labels and one line of meaning (its HELP).
+
+README.md beside this file is the same list for readers; a test compares the two, and both with
+what a sidecar exports.
+"""
+
+from typing import Literal, NamedTuple
+
+
+class Metric(NamedTuple):
+    """A family of time series."""
+
+    name: str
+    """As it appears in queries, `_total` of counters included."""
+    kind: Literal["counter", "gauge", "histogram"]
+    meaning: str
+    labels: tuple[str, ...] = ()
+
+
+CHECKS = Metric(
+    "authz_checks_total",
+    "counter",
+    "Checks answered, by verdict (allow, deny, fail-open) and reason.",
+    ("verdict", "reason"),
+)
+CHECK_DURATION = Metric(
+    "authz_check_duration_seconds",
+    "histogram",
+    "From the request read to the verdict, the wait for store and audit included.",
+)
+FAIL_OPENS = Metric(
+    "authz_fail_opens_total",
+    "counter",
+    "Requests let through unasked, by why the store was not asked.",
+    ("cause",),
+)
+
+TOKEN_CACHE_HITS = Metric(
+    "authz_token_cache_hits_total", "counter", "Tokens whose signature was known to be good."
+)
+TOKEN_CACHE_MISSES = Metric(
+    "authz_token_cache_misses_total", "counter", "Tokens whose signature had to be verified."
+)
+TOKEN_CACHE_SIZE = Metric("authz_token_cache_size", "gauge", "Verified tokens remembered.")
+
+REVOCATION_CACHE_HITS = Metric(
+    "authz_revocation_cache_hits_total",
+    "counter",
+    "Look-ups that memory answered, by what it knew (revoked, clear).",
+    ("kind",),
+)
+REVOCATION_CACHE_MISSES = Metric(
+    "authz_revocation_cache_misses_total", "counter", "Look-ups that memory could not answer."
+)
+REVOCATION_CACHE_SIZE = Metric(
+    "authz_revocation_cache_size",
+    "gauge",
+    "Entries held, by kind; those that ran out and were not pushed out yet included.",
+    ("kind",),
+)
+REVOCATION_CACHE_EVICTIONS = Metric(
+    "authz_revocation_cache_evictions_total",
+    "counter",
+    "Entries pushed out while they still counted, by kind; of revocations none should be.",
+    ("kind",),
+)
+
+STORE_LOOKUPS = Metric(
+    "authz_store_lookups_total",
+    "counter",
+    "Look-ups the store was asked, by result: revoked, clear, or the cause of no answer.",
+    ("result",),
+)
+STORE_LATENCY = Metric(
+    "authz_store_latency_seconds",
+    "histogram",
+    "Round trips to the store that were answered, each shared by the look-ups of one turn.",
+)
+STORE_BREAKER_OPEN = Metric(
+    "authz_store_breaker_open",
+    "gauge",
+    "1 while no check asks this node because it failed, else 0.",
+    ("node",),
+)
+STORE_BREAKER_OPENED = Metric(
+    "authz_store_breaker_opened_total",
+    "counter",
+    "How often the breaker of this node opened.",
+    ("node",),
+)
+STORE_TOPOLOGY_REFRESHES = Metric(
+    "authz_store_topology_refreshes_total",
+    "counter",
+    "How often the map of the cluster was read.",
+)
+
+AUDIT_RECORDS = Metric("authz_audit_records_total", "counter", "Audit records written.")
+AUDIT_LATE = Metric(
+    "authz_audit_late_records_total",
+    "counter",
+    "Audit records written after their request had given up on them.",
+)
+AUDIT_FAILURES = Metric(
+    "authz_audit_failures_total",
+    "counter",
+    "Audit records that could not be written in time, by cause.",
+    ("cause",),
+)
+AUDIT_QUEUE = Metric(
+    "authz_audit_queue_length", "gauge", "Audit records accepted and not written yet."
+)
+
+KEY_SET_AGE = Metric(
+    "authz_key_set_age_seconds",
+    "gauge",
+    "Since an issuer's keys were last read or fetched; absent until they first were.",
+    ("issuer",),
+)
+KEY_SET_FAILING = Metric(
+    "authz_key_set_failing",
+    "gauge",
+    "1 while the last attempt to get an issuer's keys failed, else 0.",
+    ("issuer",),
+)
+KEY_REFRESHES = Metric(
+    "authz_key_refreshes_total",
+    "counter",
+    "Attempts to get an issuer's keys, by result (ok, failed).",
+    ("issuer", "result"),
+)
+
+LOOP_LAG = Metric(
+    "authz_event_loop_lag_seconds",
+    "histogram",
+    "How much later than due the event loop ran a timer, four times a second.",
+)
+BUILD_INFO = Metric(
+    "authz_build_info",
+    "gauge",
+    "Always 1; the labels say what runs.",
+    ("version", "python", "transport"),
+)
+
+METRICS = tuple(one for one in list(globals().values()) if isinstance(one, Metric))
+"""All of them, in the order above."""

@@ -1,0 +1,66 @@
+"""What this sidecar knows about revocations, and whom it asks when it does not know."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from authz.revocation.cache import RevocationCache
+from authz.revocation.record import Clear, Finding, Revoked, TokenRef, Unavailable
+from authz.revocation.store import RevocationStore
+
+
+class Revocations:
+    """The local cache, then the store. Equal look-ups in flight are shared."""
+
+    def __init__(self, cache: RevocationCache, clock: Callable[[], float]) -> None:
+        """`clock` gives seconds since 1970. `use` must be called before the first `find`."""
+        self._cache = cache
+        self._clock = clock
+        self._in_flight: dict[tuple[str, str], asyncio.Future[Finding]] = {}
+        self.results: dict[str, int] = {}
+        """Look-ups that went to the store, by outcome: `revoked`, `clear`, or the cause why not."""
+
+    def use(self, store: RevocationStore) -> None:
+        """The store to ask. Separate from the constructor because the store reports to `learn`."""
+        self._store: RevocationStore = store
+
+    def learn(self, ref: TokenRef, finding: Revoked | Clear) -> None:
+        """Remember what the store said, also when it came too late for the check that asked."""
+        self._cache.remember(ref, finding, self._clock())
+
+    def find(self, ref: TokenRef, now: float) -> Finding | Awaitable[Finding]:
+        """Is it revoked? At once where memory knows, else as an awaitable of at most
+        `store.timeout`. Never raises.
+        """
+        known = self._cache.find(ref, now)
+        if known is not None:
+            return known
+        key = (ref.user, ref.token)
+        asked = self._in_flight.get(key)
+        if asked is not None:
+            return asyncio.shield(asked)
+        answer = self._store.find(ref)
+        if isinstance(answer, Revoked | Clear | Unavailable):
+            self._count(answer)
+            if not isinstance(answer, Unavailable):  # errors are never cached
+                self.learn(ref, answer)
+            return answer
+        asked = asyncio.ensure_future(answer)
+        self._in_flight[key] = asked
+        asked.add_done_callback(lambda done: self._settled(key, done))
+        # Shielded: a client that goes away must not take the answer from those who share it.
+        return asyncio.shield(asked)
+
+    def _settled(self, key: tuple[str, str], done: asyncio.Future[Finding]) -> None:
+        self._in_flight.pop(key, None)
+        if not done.cancelled() and done.exception() is None:
+            self._count(done.result())
+
+    def _count(self, finding: Finding) -> None:
+        match finding:
+            case Revoked():
+                outcome = "revoked"
+            case Clear():
+                outcome = "clear"
+            case Unavailable(cause):
+                outcome = cause
+        self.results[outcome] = self.results.get(outcome, 0) + 1

@@ -1,0 +1,200 @@
+"""The sidecar as a whole: puts the parts together, serves, reloads, and stops in order."""
+
+import asyncio
+import signal
+import time
+from typing import Any
+
+import structlog
+
+from authz import __version__
+from authz.audit.log import AuditLog
+from authz.audit.recorder import FailOpenRecorder
+from authz.check.authorizer import Authorizer
+from authz.check.credentials import CredentialFinder
+from authz.check.policy import RoutePolicies
+from authz.check.verifier import Verifier
+from authz.envoy_api.codec import RequestDecoder
+from authz.envoy_api.grpcio_server import GrpcioServer
+from authz.envoy_api.service import CheckService
+from authz.keys.manager import KeyRings
+from authz.observe import events
+from authz.observe.counters import CheckCounters, StoreCounters
+from authz.observe.heartbeat import Heartbeat
+from authz.observe.http import AdminServer
+from authz.observe.logs import configure_logs
+from authz.observe.metrics import Metrics
+from authz.observe.readiness import Readiness
+from authz.revocation.cache import RevocationCache
+from authz.revocation.memory import MemoryStore
+from authz.revocation.open import open_store
+from authz.revocation.view import Revocations
+from authz.settings import Settings, SettingsError
+
+log = structlog.get_logger(__name__)
+
+
+class Sidecar:
+    """One running sidecar. Make it in a running event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        """SettingsError: a key, secret, password or certificate that can't be used."""
+        self._settings = settings
+        self._started_at = time.time()
+        self._keys = KeyRings(settings)
+        self._keys.load()
+        self._checks = CheckCounters()
+        self._verifier = Verifier(
+            settings.issuers,
+            self._keys.by_issuer,
+            leeway=settings.leeway,
+            buckets=settings.store.buckets,
+            cache_size=settings.cache.tokens,
+        )
+        self._cache = RevocationCache(settings.cache.revocations, settings.cache.negative_ttl)
+        self._revocations = Revocations(self._cache, time.time)
+        store_counters = StoreCounters()
+        self._store = open_store(
+            settings, learn=self._revocations.learn, observe=store_counters.observe
+        )
+        self._revocations.use(self._store)
+        self._audit = AuditLog(settings.audit)
+        recorder = FailOpenRecorder(self._audit, required=settings.audit.required)
+        credentials = CredentialFinder(settings.credentials)
+        authorizer = Authorizer(
+            credentials=credentials,
+            verifier=self._verifier,
+            revocations=self._revocations,
+            policies=RoutePolicies(settings.fail_mode),
+            recorder=recorder,
+            clock=time.time,
+        )
+        decoder = RequestDecoder(credentials.wanted_headers)
+        service = CheckService(decoder, authorizer, self._checks)
+        self._server = GrpcioServer(service, settings.listen)
+        self._heartbeat = Heartbeat()
+        self._readiness = Readiness()
+        metrics = Metrics(
+            checks=self._checks,
+            fail_opens=recorder.fail_opens,
+            tokens=self._verifier,
+            revocations=self._cache,
+            lookups=self._revocations.results,
+            store_latency=store_counters.latency,
+            store=None if isinstance(self._store, MemoryStore) else self._store,
+            audit=self._audit,
+            keys=lambda: list(self._keys.by_issuer.values()),
+            loop_lag=self._heartbeat.lag,
+            transport=settings.transport,
+            clock=time.monotonic,
+        )
+        self._admin = AdminServer(
+            settings.http_listen,
+            metrics=metrics.render,
+            status=self.status,
+            heartbeat=self._heartbeat,
+            readiness=self._readiness,
+        )
+
+    async def start(self) -> None:
+        """Serve. Returns when checks are answered, whether or not the store is reachable.
+
+        SettingsError: an address can't be had.
+        """
+        log.info(events.STARTING, version=__version__, transport=self._settings.transport)
+        if isinstance(self._store, MemoryStore):
+            log.warning(events.STORE_IN_MEMORY)
+        self._heartbeat.start()
+        self._audit.start()
+        try:
+            self._admin.start()
+        except OSError as error:
+            address = self._settings.http_listen
+            raise SettingsError(f"http_listen: {address}: {error.strerror}") from None
+        await self._store.start()
+        await self._keys.start()
+        await self._server.start()
+        self._readiness.serving()
+        log.info(events.SERVING, listen=self._settings.listen)
+
+    async def reload(self) -> None:
+        """Read all keys again and reopen the audit (SIGHUP)."""
+        log.info(events.RELOADING)
+        self._audit.reopen()
+        await self._keys.reload()
+
+    async def stop(self) -> None:
+        """Not ready; GOAWAY; answers in flight finish; the audit is flushed."""
+        self._readiness.not_serving("draining")
+        log.info(events.DRAINING)
+        await self._server.stop(self._settings.drain_timeout)
+        await self._audit.aclose()
+        await self._keys.aclose()
+        await self._store.aclose()
+        await self._heartbeat.aclose()
+        await self._admin.aclose()
+        log.info(events.STOPPED)
+
+    def status(self) -> dict[str, Any]:
+        """What this sidecar knows: JSON-ready, without secrets."""
+        return {
+            "version": __version__,
+            "ready": self._readiness.ready,
+            "uptime_seconds": round(time.time() - self._started_at, 1),
+            "transport": self._settings.transport,
+            "listen": self._settings.listen,
+            "fail_mode": self._settings.fail_mode,
+            "checks": {
+                f"{decision}:{reason}": count
+                for (decision, reason), count in self._checks.verdicts().items()
+            },
+            "tokens": {
+                "cached": self._verifier.size,
+                "hits": self._verifier.hits,
+                "misses": self._verifier.misses,
+            },
+            "revocations": {
+                "revoked_cached": self._cache.size_revoked,
+                "clear_cached": self._cache.size_clear,
+                "lookups": dict(self._revocations.results),
+            },
+            "store": self._store.status(),
+            "keys": self._keys.status(),
+            "audit": self._audit.status(),
+        }
+
+
+async def _serve(settings: Settings) -> None:
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    reloads: set[asyncio.Task[None]] = set()
+    # Before anything is made: a signal during the start must stop it in order, too.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    sidecar = Sidecar(settings)
+
+    def reload() -> None:
+        task = loop.create_task(sidecar.reload())
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    await sidecar.start()
+    await stopping.wait()
+    await sidecar.stop()
+
+
+def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT. SettingsError: it can't start as configured."""
+    configure_logs(settings.log)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(settings))
+
+
+def _loop_factory() -> Any:
+    """Uvloop where it is installed: it halves the cost of a system call's way into Python."""
+    try:
+        import uvloop  # optional: there are platforms without it
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

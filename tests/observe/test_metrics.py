@@ -1,0 +1,195 @@
+"""What `/metrics` shows."""
+
+import re
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from authz import __version__
+from authz.audit.log import AuditLog
+from authz.check.token import Identity
+from authz.check.verdict import Reason, allow, deny
+from authz.observe import names
+from authz.observe.counters import CheckCounters, StoreCounters
+from authz.observe.heartbeat import Heartbeat
+from authz.observe.metrics import Metrics
+from authz.revocation.cache import RevocationCache
+from authz.revocation.outage import Breaker
+from authz.revocation.record import Clear, Revoked, TokenRef
+from authz.settings import AuditSettings
+
+REF = TokenRef("user", "token", 3, 1_800_000_000, 1_800_003_600)
+IDENTITY = Identity("https://issuer.example", "ann", "t-1", (), ("api",), REF)
+
+
+class Ring:
+    """A key ring in the metrics' eyes."""
+
+    def __init__(self, issuer: str, age: float | None, *, failing: bool) -> None:
+        self.issuer = issuer
+        self.refreshed = 4
+        self.refreshes_failed = 2
+        self.failing = failing
+        self._age = age
+
+    def age(self, now: float) -> float | None:
+        return None if self._age is None else now - self._age
+
+
+class Store:
+    """A store with two nodes, one of which fails."""
+
+    topology_refreshes = 7
+
+    def breakers(self) -> dict[str, Breaker]:
+        good, bad = Breaker(0.0, lambda: 0.5), Breaker(0.0, lambda: 0.5)
+        for _ in range(5):
+            bad.failure(1.0)
+        return {"127.0.0.1:7001": good, "127.0.0.1:7002": bad}
+
+
+@pytest.fixture
+def metrics(tmp_path: Path) -> Metrics:
+    """Real parts, each having counted something."""
+    checks = CheckCounters()
+    checks.count(allow(IDENTITY), 0.00002)
+    checks.count(deny(Reason.TOKEN_REVOKED, identity=IDENTITY), 0.0004)
+    revocations = RevocationCache(revocations=10, negative_ttl=1.0)
+    revocations.remember(REF, Revoked(100.0), 0.0)
+    revocations.find(REF, 1.0)
+    revocations.find(TokenRef("user", "other", 3, 0, 0), 1.0)
+    revocations.remember(TokenRef("user", "other", 3, 0, 0), Clear(), 1.0)
+    store = StoreCounters()
+    store.observe(0.0007, 3)
+    audit = AuditLog(AuditSettings(path=tmp_path / "audit.jsonl"))
+    audit.written = 12
+    audit.failed["timeout"] = 3
+    return Metrics(
+        checks=checks,
+        fail_opens={"breaker_open": 12},
+        tokens=SimpleNamespace(hits=90, misses=10, size=9),
+        revocations=revocations,
+        lookups={"clear": 20, "timeout": 2},
+        store_latency=store.latency,
+        store=Store(),
+        audit=audit,
+        keys=lambda: [
+            Ring("https://issuer.example", 40.0, failing=False),
+            Ring('https://odd.example/"\\\n', None, failing=True),
+        ],
+        loop_lag=Heartbeat().lag,
+        transport="grpcio",
+        clock=lambda: 100.0,
+    )
+
+
+def samples(metrics: Metrics) -> dict[str, float]:
+    body, _ = metrics.render("")
+    return {
+        sample.name + str(sorted(sample.labels.values()) or ""): sample.value
+        for family in parse_text(body.decode())
+        for sample in family.samples
+    }
+
+
+def test_the_figures_of_the_parts_are_shown(metrics: Metrics) -> None:
+    found = samples(metrics)
+    odd = repr('https://odd.example/"\\\n')
+    expected = {
+        "authz_checks_total['allow', 'ok']": 1,
+        "authz_checks_total['deny', 'token_revoked']": 1,
+        "authz_check_duration_seconds_bucket['2.5e-05']": 1,
+        "authz_check_duration_seconds_bucket['+Inf']": 2,
+        "authz_check_duration_seconds_sum": pytest.approx(0.00042),
+        "authz_fail_opens_total['breaker_open']": 12,
+        "authz_token_cache_hits_total": 90,
+        "authz_token_cache_misses_total": 10,
+        "authz_token_cache_size": 9,
+        "authz_revocation_cache_hits_total['revoked']": 1,
+        "authz_revocation_cache_misses_total": 1,
+        "authz_revocation_cache_size['clear']": 1,
+        "authz_revocation_cache_evictions_total['revoked']": 0,
+        "authz_store_lookups_total['timeout']": 2,
+        "authz_store_latency_seconds_count": 1,
+        "authz_store_breaker_open['127.0.0.1:7001']": 0,
+        "authz_store_breaker_open['127.0.0.1:7002']": 1,
+        "authz_store_breaker_opened_total['127.0.0.1:7002']": 1,
+        "authz_store_topology_refreshes_total": 7,
+        "authz_audit_records_total": 12,
+        "authz_audit_failures_total['timeout']": 3,
+        "authz_audit_failures_total['no_space']": 0,
+        "authz_audit_queue_length": 0,
+        "authz_key_set_age_seconds['https://issuer.example']": 60,
+        f"authz_key_set_failing[{odd}]": 1,
+        "authz_key_refreshes_total['failed', 'https://issuer.example']": 2,
+    }
+    assert {name: found.get(name) for name in expected} == expected
+    assert f"authz_key_set_age_seconds[{odd}]" not in found  # never obtained: no age
+
+
+def test_build_info_says_what_runs(metrics: Metrics) -> None:
+    (family,) = (f for f in metrics.collect() if f.name == names.BUILD_INFO.name)
+    assert family.samples[0].labels["version"] == __version__
+    assert family.samples[0].labels["transport"] == "grpcio"
+
+
+def test_every_family_of_the_list_is_exported_and_no_other(metrics: Metrics) -> None:
+    body, _ = metrics.render("")
+    helps = dict(re.findall(r"^# HELP (authz_\w+) (.+)$", body.decode(), re.MULTILINE))
+    kinds = dict(re.findall(r"^# TYPE (authz_\w+) (\w+)$", body.decode(), re.MULTILINE))
+    assert helps == {metric.name: metric.meaning for metric in names.METRICS}
+    assert kinds == {metric.name: metric.kind for metric in names.METRICS}
+
+
+def test_every_sample_carries_the_labels_of_the_list(metrics: Metrics) -> None:
+    listed = {metric.name.removesuffix("_total"): set(metric.labels) for metric in names.METRICS}
+    for family in metrics.collect():
+        for sample in family.samples:
+            assert set(sample.labels) - {"le"} == listed[family.name]
+
+
+def test_the_readme_tables_every_metric() -> None:
+    readme = (Path(names.__file__).parent / "README.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| `(authz_\w+)` \| (\w+) \| (.*) \| (.+) \|$", readme, re.MULTILINE)
+    assert table == [
+        (one.name, one.kind, ", ".join(f"`{label}`" for label in one.labels), one.meaning)
+        for one in names.METRICS
+    ]
+
+
+def test_openmetrics_is_given_to_who_asks_for_it(metrics: Metrics) -> None:
+    body, content_type = metrics.render("application/openmetrics-text;version=1.0.0,*/*;q=0.1")
+    assert content_type.startswith("application/openmetrics-text; version=1.0.0")
+    families = list(parse_openmetrics(body.decode()))  # type: ignore[no-untyped-call]
+    assert "authz_checks" in {family.name for family in families}
+
+
+def test_a_store_without_nodes_shows_none(metrics: Metrics) -> None:
+    """`memory://`: the families are there and empty, so that a dashboard's query is no error."""
+    metrics._store = None
+    found = samples(metrics)
+    assert not [name for name in found if re.search("store_(breaker|topology)", name)]
+
+
+def test_two_sidecars_in_one_process_share_nothing(metrics: Metrics, tmp_path: Path) -> None:
+    """No global registry: a second one can be made, and collects only its own."""
+    parts: dict[str, Any] = {
+        name.removeprefix("_"): value for name, value in vars(metrics).items() if name != "registry"
+    }
+    second = Metrics(**{**parts, "checks": CheckCounters()})
+    assert "authz_checks_total['allow', 'ok']" not in samples(second)
+    assert "authz_checks_total['allow', 'ok']" in samples(metrics)
+
+
+@pytest.mark.needs_tool("promtool")
+def test_promtool_finds_nothing_to_object_to(metrics: Metrics) -> None:
+    body, _ = metrics.render("")
+    outcome = subprocess.run(
+        ["promtool", "check", "metrics"], input=body, capture_output=True, check=False, timeout=60
+    )
+    assert (outcome.returncode, outcome.stdout, outcome.stderr) == (0, b"", b"")

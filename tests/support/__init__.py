@@ -1,0 +1,1 @@
+"""Real parts for tests: servers, proxies, clients, tokens. Nothing outside tests imports it."""
