@@ -8,6 +8,7 @@ nodes whose breaker is open.
 import asyncio
 import contextlib
 import hashlib
+import math
 import ssl
 from collections.abc import Callable
 from importlib import resources
@@ -309,7 +310,7 @@ class RedisStore:
     async def revoke_user(self, revocation: UserRevocation) -> Acknowledgement:
         """As `RevocationStore.revoke_user`."""
         expires = (revocation.not_before + revocation.max_lifetime + MAX_LEEWAY) * 1000
-        cut = round(revocation.not_before * 1000)
+        cut = math.ceil(revocation.not_before * 1000)
         replicas, repeated = await self._write(
             revocation.bucket,
             not_before_key(revocation.bucket, revocation.user),
