@@ -26,7 +26,7 @@ demo: $(INSTALLED) ## a tour with a real Envoy; stays up to try (ARGS=--once: on
 test: $(INSTALLED) ## every test (ARGS="-k feed": some of them)
 	@touch $(TESTED).running
 	@$(BIN)/python -m pytest $(ARGS)
-	@if [ -z "$(ARGS)" ]; then mv $(TESTED).running $(TESTED); fi
+	@$(if $(ARGS),rm,mv) $(TESTED).running $(if $(ARGS),,$(TESTED))
 
 check: lint $(TESTED) ## format, lint and types, and the tests unless they passed on these very files
 	@echo "make check: format, lint, types and tests are in order."

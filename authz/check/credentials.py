@@ -13,7 +13,9 @@ from authz.check.verdict import Reason
 
 _AUTHORIZATION = "authorization"
 _SCHEME = "bearer"  # RFC 9110 section 11.1: schemes are case-insensitive
-_JOINED_DUPLICATE = re.compile(r"^bearer .*,|,\s*bearer ", re.IGNORECASE | re.DOTALL)
+_JOINED_DUPLICATE = re.compile(
+    r"^bearer[ \t].*,|,[ \t]*bearer(?:[ \t]|$)", re.IGNORECASE | re.DOTALL
+)
 """Envoy joins duplicates by commas. No JWT has one; another scheme's parameters may."""
 
 
@@ -46,9 +48,11 @@ class CredentialFinder:
                     continue
                 if _JOINED_DUPLICATE.search(text):
                     return Reason.MULTIPLE_CREDENTIALS
-                scheme, blank, token = text.partition(" ")
+                # A tab is no separator (RFC 9110 section 11.4), but some upstreams take it for one:
+                # it stays with the token, which is malformed by that.
+                scheme, blank, _ = text.replace("\t", " ").partition(" ")
                 if scheme.lower() == _SCHEME:
-                    tokens.append(token.strip(" "))
+                    tokens.append(text[len(scheme) :].strip(" "))
                 elif name != _AUTHORIZATION and not blank:
                     if "," in text:
                         return Reason.MULTIPLE_CREDENTIALS
@@ -68,5 +72,6 @@ class CredentialFinder:
         for line in request.headers.get("cookie", ()):
             for pair in line.split(";"):  # RFC 6265 section 4.2.1
                 name, equals, value = pair.strip(" \t").partition("=")
-                if equals and value and name in self._cookies:
+                # RFC 6265bis section 5.6: blanks around a name aren't part of it.
+                if equals and value and name.rstrip(" \t") in self._cookies:
                     yield value.removeprefix('"').removesuffix('"')

@@ -85,7 +85,7 @@ class RoutePolicies:
                     scopes = tuple(value.split(" "))
                 case "authz.mode" | "authz.fail_mode" | "authz.audience" | "authz.scopes":
                     raise PolicyError(f"{key} has an unusable value")
-                case _ if key.startswith(KEY_PREFIX):
+                case _ if key.strip().lower().startswith(KEY_PREFIX):
                     raise PolicyError(f"{_printable(key)} is unknown")
                 case _:
                     pass  # another service's extension

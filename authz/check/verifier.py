@@ -9,9 +9,9 @@ from the issuer's configured source or not at all.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jwt
 from cachetools import LRUCache
@@ -21,8 +21,21 @@ from authz.check.jose import BadTokenError, Jws, require_compact_form, take_apar
 from authz.check.token import Identity
 from authz.check.verdict import Reason
 from authz.keys.keyset import KeySet, VerificationKey
-from authz.keys.ring import KeyRing
 from authz.settings import ALGORITHMS, IssuerSettings
+
+
+class IssuerKeys(Protocol):
+    """One issuer's keys as they are now: `authz.keys.ring.KeyRing`."""
+
+    @property
+    def keys(self) -> KeySet | None:
+        """None: nothing was ever obtained."""
+        ...
+
+    def refetch(self) -> Awaitable[None] | None:
+        """Ask the source for newer keys; None where that is not possible or not due."""
+        ...
+
 
 _SIGNATURES = {name: jwt.get_algorithm_by_name(name) for name in ALGORITHMS}
 
@@ -33,7 +46,7 @@ class Refused(NamedTuple):
     reason: Reason
     detail: str = ""
     """Which claim; constant words, nothing of the token's."""
-    ring: KeyRing | None = None
+    ring: IssuerKeys | None = None
     """With KEY_UNKNOWN and KEYS_UNAVAILABLE: the issuer's ring, which may be able to fetch."""
 
 
@@ -48,12 +61,12 @@ class Verified:
     key: VerificationKey
     key_set: KeySet
     """The set in which `key` was last seen."""
-    ring: KeyRing
+    ring: IssuerKeys
 
 
 class _Trust(NamedTuple):
     settings: IssuerSettings
-    ring: KeyRing
+    ring: IssuerKeys
     audiences: frozenset[str]
     algorithms: frozenset[str]
 
@@ -64,7 +77,7 @@ class Verifier:
     def __init__(
         self,
         issuers: Iterable[IssuerSettings],
-        rings: Mapping[str, KeyRing],
+        rings: Mapping[str, IssuerKeys],
         *,
         leeway: float,
         buckets: int,

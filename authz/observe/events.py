@@ -58,6 +58,9 @@ STORE_CONNECTED: Final = _event("store_connected", "the revocation store answers
 STORE_UNREACHABLE: Final = _event(
     "store_unreachable", "the revocation store can't be reached; the fail mode decides"
 )
+STORE_GUARD_FAILED: Final = _event(
+    "store_guard_failed", "watching the store's nodes ended in an error of our own; it goes on"
+)
 BREAKER_OPENED: Final = _event("breaker_opened", "a node failed too often: no check asks it")
 BREAKER_CLOSED: Final = _event("breaker_closed", "a node answered a probe: checks ask it again")
 

@@ -38,7 +38,9 @@ def configure_logs(settings: LogSettings, stream: TextIO | None = None) -> None:
     else:
         shared.append(escape_controls)
         renderer = structlog.dev.ConsoleRenderer(
-            colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
+            # The formatter gets no work, but structlog 25 warns unless it is the plain one.
+            colors=stream.isatty(),
+            exception_formatter=structlog.dev.plain_traceback,
         )
     structlog.configure(
         processors=[*shared, renderer],
@@ -71,8 +73,8 @@ def redact_event(logger: Any, method: str, event: _Event) -> _Event:
 
 
 def escape_controls(logger: Any, method: str, event: _Event) -> _Event:
-    """A structlog processor for the console, where nothing else keeps a text on its line. JSON
-    needs none: it escapes. Tracebacks keep their line ends.
+    """A structlog processor for the console, whose renderer escapes only some texts, and a
+    terminal obeys the others. JSON needs none: it escapes. Tracebacks keep their line ends.
     """
     del logger, method
     for name, value in event.items():

@@ -66,7 +66,7 @@ class RevocationCache:
         """What is known of the token; None where the store has to be asked.
 
         Entries that ran out are not believed, but not erased either: a clock that was wrong for a
-        moment must not make us forget a revocation. Nobody uses them, so they are pushed out in time.
+        moment must not make us forget a revocation. Nobody uses them, so they are pushed out.
         """
         revoked = self._revocation_of(ref, now)
         if revoked is not None:

@@ -11,11 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import structlog
 from redis.asyncio import Redis
 from redis.exceptions import AskError, MovedError, RedisError, TryAgainError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from authz.revocation.outage import Breaker
+from authz.observe import events
+from authz.revocation.outage import Breaker, State
 from authz.revocation.record import (
     ANY_USER,
     Clear,
@@ -35,6 +37,8 @@ MAX_PIPELINES_IN_FLIGHT = 4
 one to return and then share a pipeline."""
 
 Address = tuple[str, int]
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -88,6 +92,8 @@ class Lane:
         seconds and the number of look-ups of each pipeline.
         """
         self.address = address
+        self.node = f"{address[0]}:{address[1]}"
+        """For people."""
         self.client = client
         self.breaker = breaker
         self._timeout = timeout
@@ -143,7 +149,10 @@ class Lane:
 
     def _fail(self, error: str) -> None:
         self.last_error = error
+        was_open = self.breaker.state is State.OPEN
         self.breaker.failure(self._loop.time())
+        if self.breaker.state is State.OPEN and not was_open:
+            log.warning(events.BREAKER_OPENED, node=self.node, error=error)
         self._troubled(self)
 
     async def _ask(self, batch: Sequence[Lookup]) -> None:
@@ -221,6 +230,8 @@ class Lane:
             self.last_error = describe(error)
             self.breaker.probe_failed(self._loop.time())
             return False
+        if self.breaker.state is State.OPEN:
+            log.info(events.BREAKER_CLOSED, node=self.node)
         self.breaker.probe_succeeded(self._loop.time())
         return True
 

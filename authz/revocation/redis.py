@@ -216,7 +216,10 @@ class RedisStore:
     async def _guard(self) -> None:
         """Read the map when it may have changed, and probe the nodes that failed."""
         while True:
-            await self._tend()
+            try:
+                await self._tend()
+            except Exception:  # without this task no breaker would ever close again
+                log.exception(events.STORE_GUARD_FAILED)
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._pause()):

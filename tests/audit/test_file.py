@@ -89,6 +89,27 @@ def test_after_a_rename_lines_go_to_a_new_file_within_a_second(tmp_path: Path) -
     assert path.read_bytes() == b"three\n"
 
 
+def test_the_path_is_looked_at_once_a_second_and_not_for_each_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    looks = 0
+    file = AuditFile(tmp_path / "audit.jsonl", clock)
+    really = file._still_there
+
+    def still_there() -> bool:
+        nonlocal looks
+        looks += 1
+        return really()
+
+    monkeypatch.setattr(file, "_still_there", still_there)
+    for _ in range(31):
+        file.append([b"line\n"])
+        clock.now += 0.1
+    file.close()
+    assert looks in {2, 3}  # in three seconds, give or take the last digit of a float
+
+
 def test_a_replaced_file_is_noticed(tmp_path: Path) -> None:
     """Rotation that makes the new file itself."""
     clock = Clock()

@@ -106,9 +106,12 @@ def test_what_a_library_logs_comes_out_the_same_way(stream: io.StringIO) -> None
 def test_no_text_can_forge_another_line(stream: io.StringIO, shape: str) -> None:
     configure_logs(LogSettings.model_validate({"format": shape}), stream)
     structlog.get_logger().error(
-        events.STORE_UNREACHABLE, error="x\n2027-01-15 [info] forged\x1b[2K\u2028\x85"
+        events.STORE_UNREACHABLE,
+        error="x\n2027-01-15 [info] forged\x1b[2K\u2028\x85",
+        nodes="a\x1b[2Kb\x85c",
     )
-    assert len(stream.getvalue().splitlines()) == 1
+    logging.getLogger("redis").error("x\nforged\x1b[2K")
+    assert len(stream.getvalue().splitlines()) == 2
     assert "\x1b[2K" not in stream.getvalue()
 
 
