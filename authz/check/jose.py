@@ -13,7 +13,13 @@ MAX_TOKEN_BYTES = 8192
 """Bytes of a token's text. Request headers are limited to 8 KiB in nginx and Apache; Envoy's 60 KiB
 for all of them leave room. A token of 50 scopes has about 2 KiB."""
 
+MAX_DEPTH = 64
+"""Objects and arrays inside each other. Claim sets have three or four. Without a limit of our own
+the interpreter's decides, which is another in each version of Python and on each call stack."""
+
 _COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")  # RFC 7515 section 7.1
+_NOT_A_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"?|[^][{}"]+', re.DOTALL)
+"""Texts, and whatever else has no part in how deep JSON is nested."""
 
 
 class BadTokenError(Exception):
@@ -74,14 +80,25 @@ def _decode(segment: str) -> bytes:
 
 def _json_object(segment: str) -> dict[str, Any]:
     try:
-        value = json.loads(
-            _decode(segment).decode(), object_pairs_hook=_unique, parse_constant=_no_constant
-        )
+        text = _decode(segment).decode()
+        _require_shallow(text)
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
         raise BadTokenError(Reason.TOKEN_MALFORMED) from None
     if not isinstance(value, dict):
         raise BadTokenError(Reason.TOKEN_MALFORMED)
     return value
+
+
+def _require_shallow(text: str) -> None:
+    """ValueError where JSON is nested deeper than MAX_DEPTH."""
+    if text.count("{") + text.count("[") <= MAX_DEPTH:
+        return
+    depth = 0
+    for bracket in _NOT_A_BRACKET.sub("", text):
+        depth += 1 if bracket in "{[" else -1
+        if depth > MAX_DEPTH:
+            raise ValueError
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -15,6 +15,10 @@ from authz.check.token import Identity
 from authz.check.verdict import Decision, Verdict, denial
 from authz.envoy_api import check_pb2 as pb
 
+MAX_REQUEST_ID = 128
+"""Characters kept of `x-request-id`, which a client may have chosen: answers and records repeat it.
+A UUID, Envoy's own, has 36."""
+
 OK = 0
 PERMISSION_DENIED = 7
 """google.rpc.Code: any but OK denies; the HTTP status is said separately."""
@@ -64,9 +68,9 @@ class RequestDecoder:
                     value = (entry.raw_value or entry.value).decode("latin-1")
                     headers[name] = (*headers.get(name, ()), value)
         forged = tuple({name for name in names if _is_own(name)})
-        request_ids = headers.get(REQUEST_ID_HEADER, ())
+        request_id = next(iter(headers.get(REQUEST_ID_HEADER, ())), "") or http.id
         return CheckRequest(
-            request_id=request_ids[0] if request_ids else http.id,
+            request_id=request_id[:MAX_REQUEST_ID],
             method=_text(http.method),
             path=_text(http.path.partition(b"?")[0]),
             host=_text(http.host),

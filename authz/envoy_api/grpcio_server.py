@@ -66,6 +66,11 @@ class GrpcioServer:
 
     async def start(self) -> None:
         """Listen and serve. SettingsError: an address can't be had."""
+        for address in self._listen:  # all of them first: a failed start leaves nothing behind
+            if address.startswith("unix:"):
+                _make_way(Path(address.removeprefix("unix:")))
+            else:
+                _require_free(address)
         for address in self._listen:
             self._bind(address)
         await self._server.start()
@@ -90,11 +95,6 @@ class GrpcioServer:
             await self._health.set(name, status)
 
     def _bind(self, address: str) -> None:
-        path = address.removeprefix("unix:") if address.startswith("unix:") else None
-        if path is not None:
-            _make_way(Path(path))
-        else:
-            _require_free(address)
         # The socket must never exist with wider rights, not even for a moment.
         old = os.umask(0o777 & ~SOCKET_MODE)
         try:

@@ -34,6 +34,7 @@ def configure_logs(settings: LogSettings, stream: TextIO | None = None) -> None:
         redact_event,
     ]
     if settings.format == "json":
+        shared.append(_in_order)
         renderer: structlog.types.Processor = structlog.processors.JSONRenderer(default=str)
     else:
         shared.append(escape_controls)
@@ -81,6 +82,13 @@ def escape_controls(logger: Any, method: str, event: _Event) -> _Event:
         if isinstance(value, str) and name != "exception":
             event[name] = _CONTROL.sub(lambda match: repr(match[0])[1:-1], value)
     return event
+
+
+def _in_order(logger: Any, method: str, event: _Event) -> _Event:
+    """What every line has comes first, for those who read JSON with their eyes."""
+    del logger, method
+    first = {name: event[name] for name in ("time", "level", "event") if name in event}
+    return {**first, **event}
 
 
 def _name_foreign(logger: Any, method: str, event: _Event) -> _Event:

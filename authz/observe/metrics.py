@@ -20,8 +20,22 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from authz import __version__
+from authz.check.verdict import Reason
 from authz.observe import names
 from authz.observe.counters import CheckCounters, Histogram
+
+# Series that exist from the start, at 0: one that began at 1 would be no increase to Prometheus,
+# and an alert would miss the first fail-open.
+
+STORE_CAUSES = ("timeout", "connection", "breaker_open", "error")
+"""The causes of `authz.revocation.record.Unavailable`."""
+
+_POSSIBLE_VERDICTS = (
+    ("allow", str(Reason.OK)),
+    ("allow", str(Reason.ANONYMOUS)),
+    ("fail-open", str(Reason.STORE_UNAVAILABLE)),
+    *(("deny", str(reason)) for reason in Reason if reason not in {Reason.OK, Reason.ANONYMOUS}),
+)
 
 
 class TokenCacheFigures(Protocol):
@@ -159,13 +173,13 @@ class Metrics(Collector):
         yield _gauge(names.BUILD_INFO, {build: 1})
 
     def _collect_checks(self) -> Iterator[Family]:
-        verdicts = self._checks.verdicts().items()
-        yield _counter(
-            names.CHECKS,
-            {(str(decision), str(reason)): count for (decision, reason), count in verdicts},
-        )
+        verdicts = dict.fromkeys(_POSSIBLE_VERDICTS, 0) | {
+            (str(decision), str(reason)): count
+            for (decision, reason), count in self._checks.verdicts().items()
+        }
+        yield _counter(names.CHECKS, verdicts)
         yield _histogram(names.CHECK_DURATION, self._checks.duration)
-        yield _counter(names.FAIL_OPENS, _by_one_label(self._fail_opens))
+        yield _counter(names.FAIL_OPENS, _by_one_label(self._fail_opens, STORE_CAUSES))
 
     def _collect_caches(self) -> Iterator[Family]:
         yield _counter(names.TOKEN_CACHE_HITS, {(): self._tokens.hits})
@@ -188,7 +202,9 @@ class Metrics(Collector):
 
     def _collect_store(self) -> Iterator[Family]:
         breakers = {} if self._store is None else self._store.breakers()
-        yield _counter(names.STORE_LOOKUPS, _by_one_label(self._lookups))
+        yield _counter(
+            names.STORE_LOOKUPS, _by_one_label(self._lookups, ("revoked", "clear", *STORE_CAUSES))
+        )
         yield _histogram(names.STORE_LATENCY, self._store_latency)
         yield _gauge(
             names.STORE_BREAKER_OPEN,
@@ -226,8 +242,8 @@ _Values = Mapping[Any, float]
 """The values of a family, by a tuple of the values of its labels in their order."""
 
 
-def _by_one_label(counts: Mapping[str, int]) -> _Values:
-    return {(label,): count for label, count in dict(counts).items()}
+def _by_one_label(counts: Mapping[str, int], known: Iterable[str] = ()) -> _Values:
+    return {(label,): count for label, count in (dict.fromkeys(known, 0) | dict(counts)).items()}
 
 
 def _counter(metric: names.Metric, values: _Values) -> Family:

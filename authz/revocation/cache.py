@@ -18,6 +18,10 @@ CLEAR = Clear()
 _Key = tuple[str, str]
 """User and TID; a user's cut-off has `_WHOLE_USER` for TID."""
 
+_ClearKey = tuple[str, str, int]
+"""User, TID and `iat`: an issuer that gives a renewed token the `jti` of the old one must not lend
+the old one, which a cut-off revoked, the answer about the new one."""
+
 _WHOLE_USER = ""
 """Cut-offs and tokens share the memory for revocations. No TID is empty, so the two can't meet."""
 
@@ -50,7 +54,7 @@ class RevocationCache:
         """`Not revoked` answers that were pushed out before their time."""
         self._negative_ttl = negative_ttl
         self._revoked: LRUCache[_Key, _Known] = LRUCache(revocations)
-        self._clear: LRUCache[_Key, float] = LRUCache(revocations)  # to when it was stored
+        self._clear: LRUCache[_ClearKey, float] = LRUCache(revocations)  # to when it was stored
 
     @property
     def size_revoked(self) -> int:
@@ -72,7 +76,7 @@ class RevocationCache:
         if revoked is not None:
             self.hits_revoked += 1
             return revoked
-        stored_at = self._clear.get((ref.user, ref.token))
+        stored_at = self._clear.get(_clear_key(ref))
         if (
             stored_at is not None
             and stored_at <= now < stored_at + self._negative_ttl  # not ahead of a clock set back
@@ -87,22 +91,21 @@ class RevocationCache:
         """Keep what the store said. Nothing ever lowers what is known: not a `Clear` that was
         under way when the revocation came, not an earlier cut-off, not a shorter `until`.
         """
-        key = (ref.user, ref.token)
         match finding:
             case Clear():
                 if self._negative_ttl > 0 and self._revocation_of(ref, now) is None:
-                    self._make_room_for_clear(key, now)
-                    self._clear[key] = now
+                    self._make_room_for_clear(_clear_key(ref), now)
+                    self._clear[_clear_key(ref)] = now
             case Revoked(not_before=None):
-                self._clear.pop(key, None)
-                self._keep(key, finding, now)
+                self.forget_clear(ref)
+                self._keep((ref.user, ref.token), finding, now)
             case Revoked():
-                self._clear.pop(key, None)
+                self.forget_clear(ref)
                 self._keep((ref.user, _WHOLE_USER), finding, now)
 
     def forget_clear(self, ref: TokenRef) -> None:
         """Ask the store the next time, unless the token is known to be revoked."""
-        self._clear.pop((ref.user, ref.token), None)
+        self._clear.pop(_clear_key(ref), None)
 
     def _revocation_of(self, ref: TokenRef, now: float) -> Revoked | None:
         token = self._revoked.get((ref.user, ref.token))
@@ -132,10 +135,14 @@ class RevocationCache:
         if merged != known.revoked:
             self._revoked[key] = _Known(merged, now)
 
-    def _make_room_for_clear(self, key: _Key, now: float) -> None:
+    def _make_room_for_clear(self, key: _ClearKey, now: float) -> None:
         if key not in self._clear and len(self._clear) >= self._clear.maxsize:
             _, stored_at = self._clear.popitem()
             self.evictions_clear += stored_at <= now < stored_at + self._negative_ttl
+
+
+def _clear_key(ref: TokenRef) -> _ClearKey:
+    return (ref.user, ref.token, ref.issued_at)
 
 
 def _covers(cutoff: Revoked, ref: TokenRef, now: float) -> bool:

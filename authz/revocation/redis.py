@@ -432,7 +432,9 @@ class RedisStore:
             "kind": "cluster" if self._cluster else "single",
             "connected": bool(self._connected),
             "error": self._error or None,
-            "nodes": {name: str(breaker.state) for name, breaker in self.breakers().items()},
+            "nodes": {
+                name: breaker.status(self._loop.time()) for name, breaker in self.breakers().items()
+            },
         }
 
 

@@ -15,7 +15,7 @@ class Revocations:
         """`clock` gives seconds since 1970. `use` must be called before the first `find`."""
         self._cache = cache
         self._clock = clock
-        self._in_flight: dict[tuple[str, str], asyncio.Future[Finding]] = {}
+        self._in_flight: dict[TokenRef, asyncio.Future[Finding]] = {}
         self.results: dict[str, int] = {}
         """Look-ups that went to the store, by outcome: `revoked`, `clear`, or the cause why not."""
 
@@ -34,8 +34,7 @@ class Revocations:
         known = self._cache.find(ref, now)
         if known is not None:
             return known
-        key = (ref.user, ref.token)
-        asked = self._in_flight.get(key)
+        asked = self._in_flight.get(ref)
         if asked is not None:
             return asyncio.shield(asked)
         answer = self._store.find(ref)
@@ -45,13 +44,13 @@ class Revocations:
                 self.learn(ref, answer)
             return answer
         asked = asyncio.ensure_future(answer)
-        self._in_flight[key] = asked
-        asked.add_done_callback(lambda done: self._settled(key, done))
+        self._in_flight[ref] = asked
+        asked.add_done_callback(lambda done: self._settled(ref, done))
         # Shielded: a client that goes away must not take the answer from those who share it.
         return asyncio.shield(asked)
 
-    def _settled(self, key: tuple[str, str], done: asyncio.Future[Finding]) -> None:
-        self._in_flight.pop(key, None)
+    def _settled(self, ref: TokenRef, done: asyncio.Future[Finding]) -> None:
+        self._in_flight.pop(ref, None)
         if not done.cancelled() and done.exception() is None:
             self._count(done.result())
 

@@ -37,6 +37,7 @@ def test_an_event_is_one_line_of_json(stream: io.StringIO) -> None:
     configure_logs(LogSettings(), stream)
     structlog.get_logger().info(events.STORE_CONNECTED, nodes=["127.0.0.1:7001"])
     (line,) = lines(stream)
+    assert list(line) == ["time", "level", "event", "nodes"]
     assert str(line.pop("time")).endswith("Z")
     assert line == {"event": "store_connected", "level": "info", "nodes": ["127.0.0.1:7001"]}
 

@@ -132,6 +132,20 @@ def test_the_figures_of_the_parts_are_shown(metrics: Metrics) -> None:
     assert f"authz_key_set_age_seconds[{odd}]" not in found  # never obtained: no age
 
 
+def test_what_never_happened_is_shown_as_zero(metrics: Metrics) -> None:
+    """So that the first fail-open is an increase, which an alert can see."""
+    metrics._checks = CheckCounters()
+    metrics._fail_opens = metrics._lookups = {}
+    found = samples(metrics)
+    for series in (
+        "authz_checks_total['fail-open', 'store_unavailable']",
+        "authz_checks_total['audit_unavailable', 'deny']",
+        "authz_fail_opens_total['breaker_open']",
+        "authz_store_lookups_total['timeout']",
+    ):
+        assert found[series] == 0
+
+
 def test_build_info_says_what_runs(metrics: Metrics) -> None:
     (family,) = (f for f in metrics.collect() if f.name == names.BUILD_INFO.name)
     assert family.samples[0].labels["version"] == __version__
@@ -182,8 +196,8 @@ def test_two_sidecars_in_one_process_share_nothing(metrics: Metrics, tmp_path: P
         name.removeprefix("_"): value for name, value in vars(metrics).items() if name != "registry"
     }
     second = Metrics(**{**parts, "checks": CheckCounters()})
-    assert "authz_checks_total['allow', 'ok']" not in samples(second)
-    assert "authz_checks_total['allow', 'ok']" in samples(metrics)
+    assert samples(second)["authz_checks_total['allow', 'ok']"] == 0
+    assert samples(metrics)["authz_checks_total['allow', 'ok']"] == 1
 
 
 @pytest.mark.needs_tool("promtool")
