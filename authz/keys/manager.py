@@ -144,8 +144,16 @@ async def _keep_fetching(ring: KeyRing, refresh: float, tried: asyncio.Event) ->
         await ring.fetch()
         tried.set()
         failures = failures + 1 if ring.failing else 0
-        pause = min(FIRST_RETRY * 2 ** min(failures, 16) / 2, LAST_RETRY) if failures else refresh
-        await asyncio.sleep(min(pause, refresh) * random.uniform(1 - JITTER, 1))  # noqa: S311 - spreads load, guards nothing
+        spread = random.uniform(1 - JITTER, 1)  # noqa: S311 - spreads load, guards nothing
+        await asyncio.sleep(pause_after(failures, refresh) * spread)
+
+
+def pause_after(failures: int, refresh: float) -> float:
+    """Seconds until the next fetch, after so many failures in a row; 0: after a success."""
+    if failures == 0:
+        return refresh
+    doublings = min(failures - 1, 16)  # 2**16 half seconds are beyond `LAST_RETRY`
+    return min(FIRST_RETRY * 2.0**doublings, LAST_RETRY, refresh)
 
 
 def _source(issuer: IssuerSettings) -> LocalSource | RemoteSource:

@@ -1,6 +1,7 @@
 """One issuer's keys as they are now, and how they got there."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -17,6 +18,10 @@ from authz.observe import events
 REFETCH_INTERVAL = 10.0
 """Seconds between fetches that tokens of unknown `kid` may cause. Anybody can send such tokens; six
 requests a minute harm no issuer, and a key that is used before it was published is rare."""
+
+REFETCH_WAIT = 0.15
+"""Seconds that a check waits for keys it caused to be fetched. An issuer nearby answers in a few
+hundredths; Envoy gives a check 200 ms. The fetch goes on for those who come after."""
 
 log = structlog.get_logger(__name__)
 
@@ -85,7 +90,8 @@ class KeyRing:
 
         None: the source is not a URL, or the last refetch began less than `REFETCH_INTERVAL` ago,
         whether it succeeded or not. The awaitable ends with the fetch, for all who ask while it
-        lasts, and raises nothing; afterwards `keys` is what there is.
+        lasts, and after `REFETCH_WAIT` at the latest. It raises nothing; afterwards `keys` is what
+        there is.
         """
         if isinstance(self.source, LocalSource):
             return None
@@ -94,7 +100,12 @@ class KeyRing:
             if self._refetched_at is not None and now - self._refetched_at < REFETCH_INTERVAL:
                 return None
             self._refetched_at = now
-        return self.fetch()
+        return self._wait_for(self.fetch())
+
+    @staticmethod
+    async def _wait_for(fetch: Awaitable[None]) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(fetch, REFETCH_WAIT)
 
     def fetch(self) -> Awaitable[None]:
         """Fetch now, or join the fetch that is under way. The awaitable raises nothing.

@@ -3,6 +3,7 @@
 import json
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple, Self
@@ -12,6 +13,8 @@ class Answer(NamedTuple):
     body: bytes = b""
     status: int = 200
     headers: tuple[tuple[str, str], ...] = ()
+    pause: float | None = None
+    """With a number the body is sent over and over, so many seconds apart, until nobody listens."""
 
 
 class Origin:
@@ -56,9 +59,13 @@ class Origin:
                 self.send_response(answer.status)
                 for name, value in answer.headers:
                     self.send_header(name, value)
-                self.send_header("content-length", str(len(answer.body)))
+                if answer.pause is None:
+                    self.send_header("content-length", str(len(answer.body)))
                 self.end_headers()
                 self.wfile.write(answer.body)
+                while answer.pause is not None:
+                    time.sleep(answer.pause)
+                    self.wfile.write(answer.body)
 
             def log_message(self, *_: object) -> None:
                 """Quiet."""

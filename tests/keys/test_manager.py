@@ -324,6 +324,13 @@ async def test_a_source_that_is_down_at_start_is_no_crash_and_comes_in_later(
     assert not ring.failing
 
 
+def test_a_failed_fetch_is_tried_again_soon_and_then_ever_later() -> None:
+    pauses = [manager.pause_after(failures, 300.0) for failures in range(10)]
+    assert pauses == [300.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
+    assert manager.pause_after(10**6, 300.0) == 30.0
+    assert manager.pause_after(9, 5.0) == 5.0
+
+
 async def test_a_source_that_hangs_does_not_hold_up_the_start(
     origin: Origin,
     file: Path,
@@ -339,6 +346,7 @@ async def test_a_source_that_hangs_does_not_hold_up_the_start(
     origin.pages["/jwks"] = hang
     rings = await start(settings({"jwks_file": file}, {"jwks_url": origin.url + "/jwks"}))
     assert (kids(rings, 0), kids(rings, 1)) == (("a",), None)
+    assert not any(ring.failing for ring in rings.by_issuer.values())  # it is still under way
     release.set()
     await eventually(lambda: kids(rings, 1) == ("b",), "the late keys")
 
@@ -406,6 +414,7 @@ async def test_closing_ends_everything_also_a_fetch_that_hangs(
     assert waiting is not None
     await rings.aclose()
     await waiting
+    assert not remote.failing  # ended, not timed out
     await rings.aclose()  # a second time is fine
     assert kids(rings, 1) == ("a",)
 

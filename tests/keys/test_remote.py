@@ -86,6 +86,19 @@ async def test_a_server_that_does_not_answer_costs_the_time_limit(
         await fetch(origin.url + "/jwks", limit=0.1)
 
 
+async def test_an_answer_that_comes_in_drops_costs_no_more(origin: Origin) -> None:
+    """Each byte comes in time, the whole never."""
+    origin.pages["/jwks"] = Answer(b" ", pause=0.01)
+    with pytest.raises(KeySourceError, match=r"no answer within 0\.2 s"):
+        await fetch(origin.url + "/jwks", limit=0.2)
+
+
+async def test_an_answer_without_end_is_not_read_beyond_the_limit(origin: Origin) -> None:
+    origin.pages["/jwks"] = Answer(b" " * 65536, pause=0)
+    with pytest.raises(KeySourceError, match="is larger than"):
+        await fetch(origin.url + "/jwks", limit=60)
+
+
 async def test_a_server_that_is_not_there_is_an_error(origin: Origin) -> None:
     with pytest.raises(KeySourceError):
         await fetch("http://127.0.0.1:1/jwks")

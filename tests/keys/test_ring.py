@@ -204,6 +204,20 @@ async def test_one_that_gives_up_does_not_end_the_fetch_for_the_others(
     assert ring.keys is not None
 
 
+async def test_a_check_waits_for_a_hanging_issuer_only_so_long_and_the_fetch_goes_on(
+    ring: KeyRing, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("authz.keys.ring.REFETCH_WAIT", 0.01)
+    refetch = ring.refetch()
+    assert refetch is not None
+    await refetch  # the source has not answered
+    assert ring.keys is None
+    source.answers.put_nowait(parsed("a"))
+    await ring.fetch()
+    assert ring.keys is not None
+    assert source.fetches == 1
+
+
 @pytest.mark.parametrize("error", [KeySourceError("down"), RuntimeError("a bug")])
 async def test_a_fetch_raises_nothing(ring: KeyRing, source: Source, error: Exception) -> None:
     source.answers.put_nowait(error)
