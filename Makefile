@@ -13,7 +13,7 @@ SOURCES := $(shell find authz tests envoy k8s loadtest -type f -not -path '*/__p
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint format proto corpus lock clean
+.PHONY: help demo test check lint format loadtest proto corpus lock clean
 
 help: ## this list
 	@echo "make TARGET [ARGS=...]"
@@ -42,6 +42,9 @@ lint: $(INSTALLED) ## format, lint and types only
 format: $(INSTALLED) ## put every file in the house format
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+loadtest: $(INSTALLED) ## what a check costs, beside a server that only answers OK (ARGS="--only envoy")
+	@$(BIN)/python -m loadtest $(ARGS)
 
 proto: $(INSTALLED) ## compile authz/envoy_api/check.proto
 	@$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. authz/envoy_api/check.proto

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import yaml
 from pydantic import (
@@ -185,16 +185,30 @@ def _check_store_url(value: SecretStr) -> SecretStr:
         msg = f"{url.scheme}:// takes one host; write {url.scheme}+cluster:// for a cluster"
         raise ValueError(msg)
     for node in nodes:
-        if re.search(r":\d+$", node):
-            split_host_port(node)
+        if re.search(r":\d+$", node) and not _is_host_port(node):
+            # Not quoted: where a / or # in a password was left as it is, this is a part of it.
+            raise ValueError(_HOST_PORT_HINT)
     database = url.path.strip("/")
     if database and (not database.isdecimal() or (int(database) and "cluster" in url.scheme)):
         msg = "the path is a database number, and a cluster has only 0"
         raise ValueError(msg)
-    if parse_qsl(url.query) or url.fragment:
-        msg = "takes no ?options; use the settings under store"
+    if "?" in value.get_secret_value() or "#" in value.get_secret_value():
+        msg = f"takes no ?options; use the settings under store ({_HOST_PORT_HINT})"
         raise ValueError(msg)
     return value
+
+
+_HOST_PORT_HINT = (
+    "a host is host:port; a password in it is percent-encoded, or goes to store.password"
+)
+
+
+def _is_host_port(node: str) -> bool:
+    try:
+        split_host_port(node)
+    except ValueError:
+        return False
+    return True
 
 
 class StoreSettings(_Section):
@@ -372,14 +386,21 @@ def read_config_file(path: Path | None = None) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"--config {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        text = " ".join(str(error).split())
-        raise SettingsError(f"--config {path}: not valid YAML: {text}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date, UTF-8
+        raise SettingsError(f"--config {path}: not valid YAML{_yaml_problem(error)}") from None
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise SettingsError(f"--config {path}: must be a mapping of settings, see README.md")
     return content
+
+
+def _yaml_problem(error: Exception) -> str:
+    """Where and what, without the text that PyYAML quotes: a password may stand on that line."""
+    mark = getattr(error, "problem_mark", None)
+    where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+    what = re.split("['\"]", getattr(error, "problem", None) or "")[0].strip()
+    return f"{where}: {what}" if what else where
 
 
 def environment_values() -> dict[str, Any]:
@@ -418,7 +439,7 @@ def store_credentials(settings: StoreSettings) -> tuple[str | None, str | None]:
 def _require_http_url(value: str) -> None:
     url = urlsplit(value)
     if url.scheme not in {"http", "https"} or not url.hostname:
-        msg = f"{value!r} is not an http(s) URL"
+        msg = "not an http(s) URL, as in https://host/path"  # unquoted: it may hold a password
         raise ValueError(msg)
 
 

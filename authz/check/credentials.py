@@ -27,6 +27,11 @@ class CredentialFinder:
         places = [place.partition(":")[::2] for place in credentials]
         self._headers = tuple(name for kind, name in places if kind == "header")
         self._cookies = tuple(name for kind, name in places if kind == "cookie")
+        # Envoy joins two cookie lines of HTTP/1 by a comma, so that the second one's first cookie
+        # would be part of the first one's last.
+        self._joined_cookie = re.compile(
+            rf",[ \t]*(?:{'|'.join(map(re.escape, self._cookies))})[ \t]*="
+        )
         self.wanted_headers = frozenset(self._headers) | {REQUEST_ID_HEADER}
         """The headers that a request must be read with."""
         if self._cookies:
@@ -46,7 +51,7 @@ class CredentialFinder:
                 text = value.strip(" \t")
                 if not text:
                     continue
-                if _JOINED_DUPLICATE.search(text):
+                if "," in text and _JOINED_DUPLICATE.search(text):  # the search takes 10 µs
                     return Reason.MULTIPLE_CREDENTIALS
                 # A tab is no separator (RFC 9110 section 11.4), but some upstreams take it for one:
                 # it stays with the token, which is malformed by that.
@@ -59,17 +64,19 @@ class CredentialFinder:
                     tokens.append(text)  # a header of one's own may hold the bare token
                 else:
                     other_scheme = True
-        tokens.extend(self._cookie_values(request))
+        if self._cookies:
+            lines = request.headers.get("cookie", ())
+            if any("," in line and self._joined_cookie.search(line) for line in lines):
+                return Reason.MULTIPLE_CREDENTIALS
+            tokens.extend(self._cookie_values(lines))
         if not tokens:
             return Reason.SCHEME_UNSUPPORTED if other_scheme else Reason.TOKEN_MISSING
         if any(token != tokens[0] for token in tokens):
             return Reason.MULTIPLE_CREDENTIALS
         return tokens[0] or Reason.TOKEN_MALFORMED
 
-    def _cookie_values(self, request: CheckRequest) -> Iterator[str]:
-        if not self._cookies:
-            return
-        for line in request.headers.get("cookie", ()):
+    def _cookie_values(self, lines: Sequence[str]) -> Iterator[str]:
+        for line in lines:
             for pair in line.split(";"):  # RFC 6265 section 4.2.1
                 name, equals, value = pair.strip(" \t").partition("=")
                 # RFC 6265bis section 5.6: blanks around a name aren't part of it.

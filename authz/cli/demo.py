@@ -20,7 +20,7 @@ _port = click.IntRange(1, 65535)
     help="For metrics and status.  [default: a free port]",
 )
 def demo(once: bool, port: int | None, redis_port: int | None, http_port: int | None) -> None:
-    """Show authz at work, with a real Envoy and a real Valkey on loopback.
+    """Show authz at work with a real Envoy and Valkey.
 
     Takes a tour: no token, a good one, a revoked one, Redis stopped, Redis back. Then it stays up
     and prints commands to try. Nothing is left behind. Exits with 1, naming the step, where one

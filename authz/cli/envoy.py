@@ -46,7 +46,12 @@ if TYPE_CHECKING:
     "authz.audience=…, authz.scopes=…, separated by commas. May be repeated.",
 )
 @click.option(
-    "--format", "form", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True
+    "--format",
+    "form",
+    type=click.Choice(["yaml", "json"]),
+    default="yaml",
+    show_default=True,
+    help="Of the bootstrap; name the file accordingly.",
 )
 def envoy(
     config: Path | None,
@@ -72,7 +77,7 @@ def envoy(
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "authz":
             raise
-        raise CommandError("this command needs: pip install 'authz[envoy]'") from None
+        raise CommandError("authz envoy needs, in a checkout: pip install '.[envoy]'") from None
     try:
         message = bootstrap.build_bootstrap(
             settings,

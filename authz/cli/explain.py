@@ -26,10 +26,11 @@ from authz.check.request import CheckRequest
 from authz.check.token import Identity
 from authz.check.verdict import Decision, Reason, Verdict
 from authz.check.verifier import Refused, Verifier
-from authz.cli.options import config_option
+from authz.cli.options import config_option, read_token
 from authz.keys.manager import KeyRings
 from authz.keys.ring import KeyRing
 from authz.observe.logs import configure_logs
+from authz.observe.redact import redact_text
 from authz.revocation.open import open_store
 from authz.revocation.record import (
     Clear,
@@ -42,8 +43,6 @@ from authz.revocation.record import (
 )
 from authz.revocation.redis import RedisStore
 from authz.settings import LogSettings, Settings, load_settings
-
-_STDIN = "-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +86,10 @@ class _Known:
 )
 @click.argument("token")
 def explain(config: Path | None, extensions: tuple[str, ...], token: str) -> int:
-    """Show what the sidecar finds at each stage of checking TOKEN (- reads standard input).
+    """Show what each stage of checking TOKEN finds.
 
-    Works with and without a reachable store. Exit code 0: it would be let through, 1: refused.
+    TOKEN may be - for standard input. Works without the sidecar, and with and without a reachable
+    store. Exit code 0: it would be let through, 1: refused.
 
     \b
     Examples:
@@ -98,7 +98,7 @@ def explain(config: Path | None, extensions: tuple[str, ...], token: str) -> int
     """
     settings = load_settings(config)
     route = dict(_pair(text) for text in extensions)
-    text = sys.stdin.read().strip() if token == _STDIN else token
+    text = read_token(token)
     configure_logs(LogSettings(level="error", format="console"))
     explanation = asyncio.run(_explain(settings, route, text))
     _print(explanation)
@@ -129,7 +129,8 @@ class _Explanation:
         yield
 
     def found(self, name: str, good: bool | None, finding: str) -> None:
-        self.stages.append(Stage(name, good, finding, time.perf_counter() - self._started))
+        seconds = time.perf_counter() - self._started
+        self.stages.append(Stage(name, good, redact_text(finding), seconds))
 
 
 async def _explain(settings: Settings, extensions: Mapping[str, str], token: str) -> _Explanation:

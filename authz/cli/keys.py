@@ -122,11 +122,12 @@ def rotate(
     activate: bool,
     public: Path | None,
 ) -> None:
-    """Sign with a new key from now on, of the same type as the last unless said otherwise.
+    """Sign with a new key from now on.
 
-    Older keys stay for the tokens they signed; a key that is dropped takes its tokens with it, so
-    rotate no sooner than the longest token lives. Where others keep the public set for a while, do
-    it in two steps: --stage, wait until they have it, --activate.
+    It is of the same type as the last unless said otherwise. Older keys stay for the tokens they
+    signed; a key that is dropped takes its tokens with it, so rotate no sooner than the longest
+    token lives. Where others keep the public set for a while, do it in two steps: --stage, wait
+    until they have it, --activate.
 
     \b
     Example:

@@ -4,17 +4,16 @@ import asyncio
 import getpass
 import math
 import os
-import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
-from authz.check.claims import identity_of
+from authz.check.claims import identity_of, is_header_text
 from authz.check.jose import BadTokenError, require_compact_form, take_apart
 from authz.cli.errors import CommandError
-from authz.cli.options import config_option
+from authz.cli.options import config_option, read_token
 from authz.revocation.open import open_store
 from authz.revocation.record import Note, bucket_of, token_digest, user_digest
 from authz.revocation.store import (
@@ -25,7 +24,8 @@ from authz.revocation.store import (
 )
 from authz.settings import MAX_LEEWAY, MAX_LIFETIME, Settings, load_settings
 
-_STDIN = "-"
+LAST_INSTANT = 253_402_300_800.0
+"""Seconds since 1970: the end of the year 9999, where ISO 8601's four digits end too."""
 
 
 @click.command()
@@ -36,10 +36,10 @@ _STDIN = "-"
 @click.option("--expires-at", help="When that token expires: seconds since 1970 or ISO 8601.")
 @click.option("--user", help="`sub`: revoke all tokens of this user (with --issuer).")
 @click.option(
-    "--before", help="Only tokens issued before: seconds since 1970 or ISO 8601. Default: now."
+    "--before", help="Only tokens issued before: seconds since 1970 or ISO 8601.  [default: now]"
 )
 @click.option("--reason", default="revoked", show_default=True, help="Kept with the revocation.")
-@click.option("--by", help="Who revokes; kept with the revocation. Default: your login name.")
+@click.option("--by", help="Who revokes; kept with the revocation.  [default: your login name]")
 def revoke(
     config: Path | None,
     token: str | None,
@@ -71,7 +71,7 @@ def revoke(
     note = Note(reason, by or _login_name(), time.time())
     match (token, issuer, jti, expires_at, user, before):
         case (str(), None, None, None, None, None):
-            text = sys.stdin.read().strip() if token == _STDIN else token
+            text = read_token(token)
             revocation: TokenRevocation | UserRevocation = _of_token(text, settings, note)
         case (None, str(), str(), str(), _, None):
             revocation = _of_jti(issuer, jti, expires_at, user, settings, note)
@@ -82,10 +82,8 @@ def revoke(
                 "give --token, or --issuer --jti --expires-at [--user], "
                 "or --issuer --user [--before]"
             )
-    if (
-        isinstance(revocation, TokenRevocation)
-        and revocation.expires_at + settings.leeway <= note.at
-    ):
+    # Not the leeway of these settings: other sidecars may have another.
+    if isinstance(revocation, TokenRevocation) and revocation.expires_at + MAX_LEEWAY <= note.at:
         print("nothing to revoke: the token has expired")
         return
     acknowledged = asyncio.run(_write(settings, revocation))
@@ -111,10 +109,13 @@ def _of_jti(
     issuer: str, jti: str, expires_at: str, user: str | None, settings: Settings, note: Note
 ) -> TokenRevocation:
     _require_configured(issuer, settings)
+    _require_usable(jti, "--jti")
+    if user is not None:
+        _require_usable(user, "--user")
     return TokenRevocation(
         token=token_digest(issuer, jti, b""),
-        user=user_digest(issuer, user) if user else None,
-        bucket=bucket_of(issuer, user, settings.store.buckets) if user else None,
+        user=None if user is None else user_digest(issuer, user),
+        bucket=None if user is None else bucket_of(issuer, user, settings.store.buckets),
         expires_at=math.ceil(_instant(expires_at, "--expires-at")),
         note=note,
     )
@@ -124,6 +125,7 @@ def _of_user(
     issuer: str, user: str, before: str | None, settings: Settings, note: Note
 ) -> UserRevocation:
     _require_configured(issuer, settings)
+    _require_usable(user, "--user")
     cut = note.at if before is None else _instant(before, "--before")
     if cut > note.at + MAX_LEEWAY:
         raise click.UsageError("--before lies in the future: those tokens are yet to be issued")
@@ -141,19 +143,33 @@ def _require_configured(issuer: object, settings: Settings) -> None:
         raise click.UsageError("the issuer is none of those under `issuers` in the settings")
 
 
+def _require_usable(value: str, option: str) -> None:
+    """An empty variable of a script must not pass for somebody whose tokens were revoked."""
+    if not is_header_text(value):
+        raise click.UsageError(f"{option}: no token that is accepted can have {value!r}")
+
+
 def _instant(text: str, option: str) -> float:
     """Seconds since 1970, from such a number or ISO 8601; without a zone it is UTC."""
     try:
-        return float(text)
+        seconds = float(text)
     except ValueError:
-        pass
+        seconds = _iso_8601(text, option)
+    if not 0 <= seconds < LAST_INSTANT:  # nor NaN
+        raise click.UsageError(
+            f"{option}: {text!r} is not between 1970 and 9999; numbers are seconds since 1970"
+        )
+    return seconds
+
+
+def _iso_8601(text: str, option: str) -> float:
     try:
         instant = datetime.fromisoformat(text)
-    except ValueError:
+        return (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
         raise click.UsageError(
             f"{option}: {text!r} is neither seconds since 1970 nor ISO 8601"
         ) from None
-    return (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp()
 
 
 async def _write(

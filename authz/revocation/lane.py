@@ -186,7 +186,7 @@ class Lane:
             case list():
                 self._conclude(lookup, read_reply(lookup.ref, reply))
             case AskError() | MovedError():
-                asking = isinstance(reply, AskError)
+                asking = not isinstance(reply, MovedError)  # redis-py: a kind of AskError
                 address = (reply.host or self.address[0], reply.port)
                 self._redirected(lookup, Redirect(lookup.ref.bucket, address, asking))
             case TryAgainError():  # the slot is being moved and its keys stand on both sides
@@ -200,8 +200,8 @@ class Lane:
         self._learn(lookup.ref, finding)
         lookup.settle(finding)
 
-    async def ask_one_by_one(self, lookup: Lookup, other: Redis) -> None:
-        """Ask for each key by itself, here and, where it has gone, at `other`.
+    async def ask_one_by_one(self, lookup: Lookup, connect: Callable[[Address], Redis]) -> None:
+        """Ask for each key by itself, here and, where it has gone, at the node that ASK names.
 
         For a slot on the move: commands with several keys get TRYAGAIN while the keys stand on
         both sides (Redis Cluster specification, "Multi-key operations").
@@ -211,8 +211,9 @@ class Lane:
             for key in _keys(lookup.ref):
                 try:
                     values.append(await self.client.get(key))
-                except AskError:
-                    pipeline = other.pipeline(transaction=False)
+                except AskError as ask:
+                    address = (ask.host or self.address[0], ask.port)
+                    pipeline = connect(address).pipeline(transaction=False)
                     pipeline.execute_command("ASKING")
                     pipeline.get(key)
                     values.append((await pipeline.execute())[1])
@@ -236,12 +237,13 @@ class Lane:
         return True
 
     async def aclose(self) -> None:
-        for task in list(self._in_flight):
-            task.cancel()
-        await asyncio.gather(*self._in_flight, return_exceptions=True)
-        for lookup in self._pending:
+        for lookup in self._pending:  # first: a task that ends sends what is pending
             lookup.settle(Unavailable("connection"))
         self._pending.clear()
+        tasks = list(self._in_flight)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self.client.aclose()
 
 

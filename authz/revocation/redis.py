@@ -21,14 +21,15 @@ from redis.backoff import NoBackoff
 from redis.exceptions import (
     AskError,
     MovedError,
+    NoPermissionError,
     NoScriptError,
     RedisError,
     ResponseError,
 )
 from tenacity import (
     AsyncRetrying,
+    RetryCallState,
     retry_if_exception_type,
-    stop_after_delay,
     wait_random_exponential,
 )
 
@@ -173,8 +174,8 @@ class RedisStore:
             return
         shard = self._topology.shard(to.bucket)
         if to.asking and shard is not None:
-            home, other = self._lane(shard.primary), self._lane(to.address).client
-            self._spawn(home.ask_one_by_one(lookup, other))
+            home = self._lane(shard.primary)
+            self._spawn(home.ask_one_by_one(lookup, lambda address: self._lane(address).client))
             return
         self._topology.moved(to.bucket, to.address)
         self._wake.set()
@@ -210,8 +211,10 @@ class RedisStore:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for lane in self._lanes.values():
-            await lane.aclose()
+        # Together: saying good-bye by TLS to a node that hangs takes `connect_timeout` each.
+        await asyncio.gather(
+            *(lane.aclose() for lane in self._lanes.values()), return_exceptions=True
+        )
 
     async def _guard(self) -> None:
         """Read the map when it may have changed, and probe the nodes that failed."""
@@ -228,8 +231,9 @@ class RedisStore:
 
     def _pause(self) -> float:
         now = self._loop.time()
-        pauses = [TOPOLOGY_EVERY if self._topology.known else RETRY_WAIT_MAX]
-        pauses += [lane.breaker.next_probe(now) for lane in self._lanes.values()]
+        pauses = [TOPOLOGY_EVERY if self._connected else RETRY_WAIT_MAX]
+        # Of primaries only: nobody probes a node that is out of use, so it would always be overdue.
+        pauses += [breaker.next_probe(now) for breaker in self.breakers().values()]
         return min(pauses)
 
     async def _tend(self) -> None:
@@ -253,10 +257,9 @@ class RedisStore:
         doubtful = [
             lane
             for address, lane in self._lanes.items()
-            if address in primaries
-            and (self._connected is None or lane.breaker.state is State.OPEN)
+            if address in primaries and (not self._connected or lane.breaker.state is State.OPEN)
         ]
-        due = [lane for lane in doubtful if self._connected is None or self._probe_is_due(lane)]
+        due = [lane for lane in doubtful if self._probe_is_due(lane)]
         answers = await asyncio.gather(*(lane.probe() for lane in due))
         for lane, answered in zip(due, answers, strict=True):
             if not answered:
@@ -264,7 +267,8 @@ class RedisStore:
         return len(due) == len(doubtful) and all(answers)
 
     def _probe_is_due(self, lane: Lane) -> bool:
-        return lane.breaker.next_probe(self._loop.time()) <= 0
+        is_open = lane.breaker.state is State.OPEN
+        return not is_open or lane.breaker.next_probe(self._loop.time()) <= 0
 
     async def _retire_lanes(self) -> None:
         """Drop the connections to nodes that left the cluster."""
@@ -303,11 +307,17 @@ class RedisStore:
                     ["token", note, round(expires), "", user, revocation.token],
                 )
                 for bucket in buckets
-            )
+            ),
+            return_exceptions=True,  # each is tried for its whole time, whatever becomes of others
         )
+        written: list[tuple[int, bool]] = []
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+            written.append(result)
         return Acknowledgement(
-            replicas=min(replicas for replicas, _ in results),
-            repeated=all(repeated for _, repeated in results),
+            replicas=min(replicas for replicas, _ in written),
+            repeated=all(repeated for _, repeated in written),
         )
 
     async def revoke_user(self, revocation: UserRevocation) -> Acknowledgement:
@@ -326,24 +336,39 @@ class RedisStore:
         `write_timeout`. Replicas that confirmed, and whether it was there before.
         """
         arguments = [*args, round(MAX_LIFETIME * 1000)]
+        failures = [f"no answer within {self._settings.write_timeout:g} s (store.write_timeout)"]
+
+        def remember(state: RetryCallState) -> None:
+            failures.append(str(state.outcome.exception() if state.outcome else ""))
+
         retrying = AsyncRetrying(
-            stop=stop_after_delay(self._settings.write_timeout),
             wait=wait_random_exponential(RETRY_WAIT, RETRY_WAIT_MAX),
             retry=retry_if_exception_type(_RetryableError),
-            reraise=True,
+            before_sleep=remember,
         )
         confirmed, repeated = 0, True
         try:
-            async for attempt in retrying:
-                with attempt:
-                    confirmed, again = await self._attempt(bucket, key, arguments)
-                    repeated = repeated and again
-        except _RetryableError as error:
-            raise StoreError(f"not acknowledged: {error}. Repeating it is safe") from None
+            # Around it all: an attempt of its own may take longer than `write_timeout`.
+            async with asyncio.timeout(self._settings.write_timeout):
+                async for attempt in retrying:
+                    with attempt:
+                        confirmed, wanted, again = await self._attempt(bucket, key, arguments)
+                        repeated = repeated and again
+                        if confirmed < wanted:
+                            await self._refresh_for_write()  # `auto`: don't count one that failed
+                            raise _RetryableError(
+                                f"written, but {confirmed} of {wanted} replicas confirmed it in "
+                                "time (store.wait_replicas, store.wait_timeout): a failover now "
+                                "could lose it"
+                            )
+        except TimeoutError:
+            raise StoreError(f"not acknowledged: {failures[-1]}. Repeating it is safe") from None
         return confirmed, repeated
 
-    async def _attempt(self, bucket: int, key: str, arguments: list[str | int]) -> tuple[int, bool]:
-        """One attempt: replicas that confirmed, and whether it was there already."""
+    async def _attempt(
+        self, bucket: int, key: str, arguments: list[str | int]
+    ) -> tuple[int, int, bool]:
+        """One attempt: replicas that confirmed, those wanted, and whether it was there already."""
         shard = self._topology.shard(bucket)
         if shard is None:
             await self._refresh_for_write()
@@ -369,12 +394,7 @@ class RedisStore:
             await client.connection_pool.disconnect(inuse_connections=False)
             await self._refresh_for_write()
             raise _RetryableError(f"{_text(shard.primary)}: {describe(error)}") from None
-        if confirmed < wanted:
-            raise _RetryableError(
-                f"written, but {confirmed} of {wanted} replicas confirmed it in time "
-                "(store.wait_replicas, store.wait_timeout): a failover now could lose it"
-            )
-        return confirmed, reply[0] == 0
+        return confirmed, wanted, reply[0] == 0
 
     async def _call(
         self, client: Redis, bucket: int, key: str, arguments: list[str | int], wanted: int
@@ -440,6 +460,8 @@ class RedisStore:
 
 def _passes(error: ResponseError) -> bool:
     """Whether an error is of the kind that goes away: failover, resharding, loading."""
+    if isinstance(error, NoPermissionError):
+        return False
     text = str(error).upper()
     return type(error) is not ResponseError or text.startswith(
         ("READONLY", "CLUSTERDOWN", "TRYAGAIN", "LOADING", "MASTERDOWN", "UNBLOCKED", "NOREPLICAS")
@@ -449,14 +471,18 @@ def _passes(error: ResponseError) -> bool:
 def _tls_options(settings: StoreSettings) -> dict[str, Any]:
     tls = settings.tls
     context = ssl.create_default_context()
+    trying = tls.ca_file
+    name = "ca_file"
     try:
         if tls.ca_file is not None:
             context.load_verify_locations(tls.ca_file)
         if tls.cert_file is not None:
-            context.load_cert_chain(tls.cert_file, tls.key_file)
+            trying, name = tls.cert_file, "cert_file and key_file"
+            # With a passphrase of our own, for OpenSSL would ask for one on the terminal.
+            context.load_cert_chain(tls.cert_file, tls.key_file, password="")
     except (OSError, ssl.SSLError) as error:
-        name = "cert_file" if tls.cert_file else "ca_file"
-        raise SettingsError(f"store.tls.{name}: {error.strerror or error}") from None
+        reason = error.strerror or error
+        raise SettingsError(f"store.tls.{name}: {trying}: {reason}") from None
     options: dict[str, Any] = {
         "ssl": True,
         "ssl_cert_reqs": "required",

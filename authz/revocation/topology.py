@@ -25,6 +25,9 @@ Address = tuple[str, int]
 MAX_NODES_ASKED = 6
 """Nodes asked for the map at the same time; the first good answer is taken."""
 
+LAGGARDS = 0.05
+"""Seconds that the nodes which did not answer first are given to answer at all."""
+
 
 @dataclass(frozen=True, slots=True)
 class Shard:
@@ -102,9 +105,14 @@ class Topology:
         try:
             for answer in asyncio.as_completed(tasks, timeout=within):
                 try:
-                    return await answer
+                    shards = await answer
                 except (RedisError, OSError, TopologyError) as error:
                     errors.append(f"{type(error).__name__}: {error}")
+                else:
+                    # The others are about to answer, too. To cancel one costs its connection,
+                    # and then a check the time for a new one.
+                    await asyncio.wait(tasks, timeout=LAGGARDS)
+                    return shards
         except TimeoutError:
             errors.append(f"no answer within {within:g} s")
         finally:
@@ -115,7 +123,10 @@ class Topology:
 
     async def _ask(self, client: Redis, node: Address) -> dict[int, Shard]:
         reply = await client.execute_command("CLUSTER SLOTS")  # type: ignore[no-untyped-call]
-        return self._read(reply, node)
+        try:
+            return self._read(reply, node)
+        except (TypeError, ValueError, IndexError):  # one node's nonsense mustn't hide the others
+            raise TopologyError("the node's answer to CLUSTER SLOTS can't be read") from None
 
     def _read(self, reply: Any, node: Address) -> dict[int, Shard]:
         """CLUSTER SLOTS: rows of first slot, last slot, primary, replicas …; each node as host,

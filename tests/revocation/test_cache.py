@@ -107,6 +107,13 @@ def test_a_clear_answer_from_before_the_cutoff_was_known_is_void(cache: Revocati
     assert cache.find(new, NOW + 0.2) is None
 
 
+def test_a_renewed_token_of_the_same_jti_vouches_only_for_itself(cache: RevocationCache) -> None:
+    """A cut-off between the two `iat` revokes the older one, and the store has to be asked."""
+    cache.remember(token("same", issued_at=int(NOW)), CLEAR, NOW)
+    assert cache.find(token("same", issued_at=int(NOW)), NOW) == CLEAR
+    assert cache.find(token("same", issued_at=int(NOW) - 60), NOW) is None
+
+
 def test_after_a_new_log_in_clear_answers_are_kept_again(cache: RevocationCache) -> None:
     """Else every check of this user would ask Redis for a day."""
     cache.remember(token("old"), Revoked(NOW + 86400, not_before=NOW - 1), NOW)

@@ -1,0 +1,1 @@
+"""What a check costs: load on a sidecar, beside a server that only answers OK."""

@@ -1,0 +1,205 @@
+"""Where a request carries its one token."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from authz.check.credentials import CredentialFinder
+from authz.check.verdict import Reason
+from check.fakes import http_request
+
+DEFAULT = ("header:authorization", "cookie:__Host-access")
+
+
+def find(*credentials: str, **headers: str | tuple[str, ...]) -> str | Reason:
+    """What is found in headers whose names are written with `_` for `-`."""
+    values = {
+        name.replace("_", "-"): (value,) if isinstance(value, str) else value
+        for name, value in headers.items()
+    }
+    return CredentialFinder(credentials or DEFAULT).find(http_request(headers=values))
+
+
+@pytest.mark.parametrize(
+    "value", ["Bearer a.b.c", "bearer a.b.c", "BEARER   a.b.c", "  Bearer a.b.c  ", "\tBearer a.b.c"]
+)
+def test_a_bearer_token_is_found(value: str) -> None:
+    assert find(authorization=value) == "a.b.c"
+
+
+@pytest.mark.parametrize("value", ["", " ", "\t"])
+def test_an_empty_header_is_no_credential(value: str) -> None:
+    assert find(authorization=value) is Reason.TOKEN_MISSING
+    assert find() is Reason.TOKEN_MISSING
+
+
+@pytest.mark.parametrize("value", ["Bearer", "bearer ", "Bearer\t"])
+def test_a_scheme_without_a_token_is_malformed(value: str) -> None:
+    assert find(authorization=value) is Reason.TOKEN_MALFORMED
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["Basic dXNlcg==", "a.b.c", "Bearera.b.c", "Bear a.b.c", "Bearer:a.b.c", "\u017fearer a", "DPoP a"],
+)
+def test_another_scheme_is_unsupported(value: str) -> None:
+    assert find(authorization=value) is Reason.SCHEME_UNSUPPORTED
+
+
+def test_a_tab_after_the_scheme_is_not_taken_for_another_scheme() -> None:
+    """On an optional route that would pass as anonymous, and an upstream might read the token."""
+    assert find(authorization="Bearer\ta.b.c") == "\ta.b.c"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "Bearer a.b.c,Bearer d.e.f",
+        "Bearer a.b.c, Bearer d.e.f",
+        "Bearer a.b.c,Bearer a.b.c",
+        "Bearer a.b.c,",
+        "Bearer a.b.c,d.e.f",
+        "Bearer ,Bearer a.b.c",
+        ",Bearer a.b.c",
+        "Basic dXNlcg==,Bearer a.b.c",
+        "Basic dXNlcg==,\tbEaReR a.b.c",
+        "Basic dXNlcg==,Bearer\ta.b.c",
+        "Basic dXNlcg==,Bearer",
+        "Bearer a.b.c,Basic dXNlcg==",
+        "Bearer\ta.b.c,Basic dXNlcg==",
+    ],
+)
+def test_joined_duplicates_are_two_credentials(value: str) -> None:
+    """However Envoy came to join them."""
+    assert find(authorization=value) is Reason.MULTIPLE_CREDENTIALS
+
+
+@pytest.mark.parametrize("second", ["Bearer a.b.c", "Bearer d.e.f", "Basic x", ""])
+def test_a_header_that_came_twice_is_refused_even_if_both_are_equal(second: str) -> None:
+    assert find(authorization=("Bearer a.b.c", second)) is Reason.MULTIPLE_CREDENTIALS
+
+
+def test_parameters_of_another_scheme_may_hold_commas() -> None:
+    digest = 'Digest username="bearer x", realm="y", nonce="z"'
+    assert find(authorization=digest) is Reason.SCHEME_UNSUPPORTED
+
+
+# Cookies
+
+
+@pytest.mark.parametrize(
+    "cookie",
+    [
+        "__Host-access=a.b.c",
+        "x=1; __Host-access=a.b.c; y=2",
+        "x=1;__Host-access=a.b.c",
+        '__Host-access="a.b.c"',
+        "__Host-access =a.b.c",
+        "__Host-access=; __Host-access=a.b.c",
+        "__Host-access; __Host-access=a.b.c",
+        "__Host-access=a.b.c; __Host-access=a.b.c",
+    ],
+)
+def test_a_cookie_may_hold_the_token(cookie: str) -> None:
+    assert find(cookie=cookie) == "a.b.c"
+
+
+@pytest.mark.parametrize(
+    "cookie",
+    [
+        "__host-access=a.b.c",
+        "x__Host-access=a.b.c",
+        "__Host-access2=a.b.c",
+        "x=__Host-access=a.b.c",
+        "__Host-access",
+        "__Host-access=",
+        "access=a.b.c",
+    ],
+)
+def test_another_cookie_is_not_taken_for_it(cookie: str) -> None:
+    assert find(cookie=cookie) is Reason.TOKEN_MISSING
+
+
+@pytest.mark.parametrize(
+    "cookie",
+    [
+        "__Host-access=a.b.c; __Host-access=d.e.f",
+        "__Host-access=d.e.f; x=1; __Host-access=a.b.c",
+        "__Host-access=a.b.c; __Host-access =d.e.f",
+        "__Host-access\t=d.e.f; __Host-access=a.b.c",
+        "__Host-access=a.b.c,__Host-access=d.e.f",
+        "x=1,__Host-access=d.e.f",
+        "x=1, __Host-access =d.e.f; y=2",
+    ],
+)
+def test_two_cookies_of_that_name_are_two_credentials(cookie: str) -> None:
+    """A sub-domain can plant a second one; who reads it depends on the server."""
+    assert find(cookie=cookie) is Reason.MULTIPLE_CREDENTIALS
+
+
+def test_cookies_in_two_lines_are_looked_at_alike() -> None:
+    lines = ("x=1", "__Host-access=a.b.c")
+    assert find(cookie=lines) == "a.b.c"
+    assert find(cookie=("__Host-access=d.e.f", *lines)) is Reason.MULTIPLE_CREDENTIALS
+
+
+def test_header_and_cookie_may_hold_the_same_token_and_no_other() -> None:
+    assert find(authorization="Bearer a.b.c", cookie="__Host-access=a.b.c") == "a.b.c"
+    both = find(authorization="Bearer a.b.c", cookie="__Host-access=d.e.f")
+    assert both is Reason.MULTIPLE_CREDENTIALS
+
+
+def test_a_cookie_beside_another_scheme_is_the_credential() -> None:
+    assert find(authorization="Basic x", cookie="__Host-access=a.b.c") == "a.b.c"
+
+
+def test_cookies_are_not_read_where_they_are_not_configured() -> None:
+    finder = CredentialFinder(["header:authorization"])
+    assert "cookie" not in finder.wanted_headers
+    assert find("header:authorization", cookie="__Host-access=a") is Reason.TOKEN_MISSING
+
+
+# Headers of one's own
+
+
+def test_a_header_of_ones_own_may_hold_the_token_with_or_without_scheme() -> None:
+    assert find("header:x-token", x_token="a.b.c") == "a.b.c"
+    assert find("header:x-token", x_token="Bearer a.b.c") == "a.b.c"
+    assert find("header:x-token", x_token="Basic abc") is Reason.SCHEME_UNSUPPORTED
+    assert find("header:x-token", x_token="a.b.c,d.e.f") is Reason.MULTIPLE_CREDENTIALS
+    assert find("header:x-token", authorization="Bearer a.b.c") is Reason.TOKEN_MISSING
+
+
+def test_two_headers_with_two_tokens_are_refused() -> None:
+    places = ("header:authorization", "header:x-token")
+    assert find(*places, authorization="Bearer a", x_token="b") is Reason.MULTIPLE_CREDENTIALS
+    assert find(*places, authorization="Bearer a", x_token="a") == "a"
+
+
+def test_the_headers_to_read_are_those_configured_and_the_request_id() -> None:
+    finder = CredentialFinder(["header:authorization", "header:x-token", "cookie:c"])
+    assert finder.wanted_headers == {"authorization", "x-token", "cookie", "x-request-id"}
+
+
+header_values = st.lists(st.text(st.characters(max_codepoint=0xFF), max_size=40), max_size=3)
+
+
+@given(header_values, header_values)
+def test_no_header_raises_or_yields_an_empty_token(
+    authorization: list[str], cookie: list[str]
+) -> None:
+    found = find(authorization=tuple(authorization), cookie=tuple(cookie))
+    assert found
+
+
+tokens = st.text("abc.-_", min_size=1, max_size=8)
+
+
+@given(tokens, tokens, st.sampled_from(["bearer", "Bearer"]), st.sampled_from([",", ", ", ",\t"]))
+def test_of_two_different_tokens_none_is_ever_chosen(
+    one: str, other: str, scheme: str, comma: str
+) -> None:
+    joined = f"{scheme} {one}{comma}{scheme} {other}"
+    assert find(authorization=joined) is Reason.MULTIPLE_CREDENTIALS
+    twice = find(cookie=f"__Host-access={one};__Host-access={other}")
+    assert twice == (one if one == other else Reason.MULTIPLE_CREDENTIALS)

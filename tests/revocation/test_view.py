@@ -1,0 +1,121 @@
+"""Equal look-ups are shared, and what the store said is remembered. The store is a small fake."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any
+
+import pytest
+
+from authz.revocation.cache import RevocationCache
+from authz.revocation.record import Clear, Finding, Revoked, TokenRef, Unavailable
+from authz.revocation.store import Acknowledgement, TokenRevocation, UserRevocation
+from authz.revocation.view import Revocations
+from support.revocations import token_ref
+
+NOW = 1000.0
+
+
+class FakeStore:
+    """Answers when the test says so, or at once."""
+
+    def __init__(self, at_once: Finding | None = None) -> None:
+        self.at_once = at_once
+        self.asked: list[asyncio.Future[Finding]] = []
+
+    def find(self, ref: TokenRef) -> Finding | Awaitable[Finding]:
+        del ref
+        if self.at_once is not None:
+            return self.at_once
+        self.asked.append(asyncio.get_running_loop().create_future())
+        return self.asked[-1]
+
+    async def revoke_token(self, revocation: TokenRevocation) -> Acknowledgement:
+        raise NotImplementedError
+
+    async def revoke_user(self, revocation: UserRevocation) -> Acknowledgement:
+        raise NotImplementedError
+
+    async def start(self) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+    def status(self) -> dict[str, Any]:
+        return {}
+
+
+def view_of(store: FakeStore) -> Revocations:
+    view = Revocations(RevocationCache(100, 1.0), lambda: NOW)
+    view.use(store)
+    return view
+
+
+async def ask(view: Revocations, ref: TokenRef) -> Finding:
+    answer = view.find(ref, NOW)
+    return answer if isinstance(answer, Revoked | Clear | Unavailable) else await answer
+
+
+async def test_equal_look_ups_in_flight_ask_the_store_once() -> None:
+    store, ref = FakeStore(), token_ref()
+    view = view_of(store)
+    waiting = [asyncio.create_task(ask(view, ref)) for _ in range(50)]
+    other = asyncio.create_task(ask(view, token_ref()))
+    await asyncio.sleep(0)
+    assert len(store.asked) == 2
+    store.asked[0].set_result(Revoked(2000.0))
+    store.asked[1].set_result(Clear())
+    assert await asyncio.gather(*waiting) == [Revoked(2000.0)] * 50
+    assert await other == Clear()
+    assert view.results == {"revoked": 1, "clear": 1}
+
+
+@pytest.mark.parametrize("cancelled", [0, 1])
+async def test_a_client_that_goes_away_does_not_take_the_answer_from_others(cancelled: int) -> None:
+    """Neither the first, who asked, nor one who joined."""
+    store, ref = FakeStore(), token_ref()
+    view = view_of(store)
+    waiting = [asyncio.create_task(ask(view, ref)) for _ in range(3)]
+    await asyncio.sleep(0)
+    waiting.pop(cancelled).cancel()
+    await asyncio.sleep(0)
+    store.asked[0].set_result(Clear())
+    assert await asyncio.gather(*waiting) == [Clear(), Clear()]
+    assert len(store.asked) == 1
+
+
+async def test_once_answered_the_next_look_up_asks_again() -> None:
+    """What is kept and for how long is the cache's affair, not that of sharing."""
+    store, ref = FakeStore(), token_ref()
+    view = view_of(store)
+    for turn in range(2):
+        waiting = asyncio.create_task(ask(view, ref))
+        await asyncio.sleep(0)
+        store.asked[turn].set_result(Unavailable("timeout"))
+        assert await waiting == Unavailable("timeout")
+    assert view.results == {"timeout": 2}
+
+
+async def test_an_error_is_never_remembered() -> None:
+    store, ref = FakeStore(Unavailable("breaker_open")), token_ref()
+    view = view_of(store)
+    assert await ask(view, ref) == Unavailable("breaker_open")
+    store.at_once = Clear()
+    assert await ask(view, ref) == Clear()
+    store.at_once = Unavailable("breaker_open")
+    assert await ask(view, ref) == Clear()  # remembered for `negative_ttl`
+    assert view.results == {"breaker_open": 1, "clear": 1}
+
+
+async def test_what_is_learnt_late_settles_the_next_look_up() -> None:
+    store, ref = FakeStore(Unavailable("timeout")), token_ref()
+    view = view_of(store)
+    assert await ask(view, ref) == Unavailable("timeout")
+    view.learn(ref, Revoked(2000.0))
+    assert await ask(view, ref) == Revoked(2000.0)
+
+
+async def test_an_answer_at_once_is_remembered_too() -> None:
+    store, ref = FakeStore(Revoked(2000.0)), token_ref()
+    view = view_of(store)
+    assert view.find(ref, NOW) == Revoked(2000.0)
+    store.at_once = Clear()
+    assert view.find(ref, NOW) == Revoked(2000.0)
