@@ -48,22 +48,13 @@ class CredentialFinder:
             if len(values) > 1:
                 return Reason.MULTIPLE_CREDENTIALS
             for value in values:
-                text = value.strip(" \t")
-                if not text:
-                    continue
-                if "," in text and _JOINED_DUPLICATE.search(text):  # the search takes 10 µs
-                    return Reason.MULTIPLE_CREDENTIALS
-                # A tab is no separator (RFC 9110 section 11.4), but some upstreams take it for one:
-                # it stays with the token, which is malformed by that.
-                scheme, blank, _ = text.replace("\t", " ").partition(" ")
-                if scheme.lower() == _SCHEME:
-                    tokens.append(text[len(scheme) :].strip(" "))
-                elif name != _AUTHORIZATION and not blank:
-                    if "," in text:
-                        return Reason.MULTIPLE_CREDENTIALS
-                    tokens.append(text)  # a header of one's own may hold the bare token
+                found = _token_in(name, value.strip(" \t"))
+                if isinstance(found, str):
+                    tokens.append(found)
+                elif found is Reason.MULTIPLE_CREDENTIALS:
+                    return found
                 else:
-                    other_scheme = True
+                    other_scheme = found is Reason.SCHEME_UNSUPPORTED or other_scheme
         if self._cookies:
             lines = request.headers.get("cookie", ())
             if any("," in line and self._joined_cookie.search(line) for line in lines):
@@ -82,3 +73,22 @@ class CredentialFinder:
                 # RFC 6265bis section 5.6: blanks around a name aren't part of it.
                 if equals and value and name.rstrip(" \t") in self._cookies:
                     yield value.removeprefix('"').removesuffix('"')
+
+
+def _token_in(name: str, text: str) -> str | Reason | None:
+    """The token in a header's value, maybe an empty one; MULTIPLE_CREDENTIALS,
+    SCHEME_UNSUPPORTED; None where there is nothing.
+    """
+    if not text:
+        return None
+    if "," in text and _JOINED_DUPLICATE.search(text):  # the search takes 10 µs
+        return Reason.MULTIPLE_CREDENTIALS
+    # A tab is no separator (RFC 9110 section 11.4), but some upstreams take it for one: it stays
+    # with the token, which is malformed by that.
+    scheme, blank, _ = text.replace("\t", " ").partition(" ")
+    if scheme.lower() == _SCHEME:
+        return text[len(scheme) :].strip(" ")
+    if name == _AUTHORIZATION or blank:
+        return Reason.SCHEME_UNSUPPORTED
+    # A header of one's own may hold the bare token.
+    return Reason.MULTIPLE_CREDENTIALS if "," in text else text

@@ -139,7 +139,7 @@ def _of_user(
 
 
 def _require_configured(issuer: object, settings: Settings) -> None:
-    if issuer not in {known.issuer for known in settings.issuers}:
+    if all(issuer != known.issuer for known in settings.issuers):  # of any JSON type
         raise click.UsageError("the issuer is none of those under `issuers` in the settings")
 
 

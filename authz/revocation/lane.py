@@ -253,7 +253,7 @@ PROBE_TIMEOUT = 0.1
 
 def describe(error: BaseException) -> str:
     """An error as one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")[:200]
+    return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": .")[:200]
 
 
 def _keys(ref: TokenRef) -> tuple[str, str, str]:

@@ -5,18 +5,41 @@ from typing import Any
 
 from authz.check.request import CheckRequest
 from authz.check.token import Identity
-from authz.check.verifier import Verifier
+from authz.check.verdict import Reason
+from authz.check.verifier import Refused, Verified, Verifier
 from authz.keys.jwk import parse_jwks
 from authz.keys.keyset import KeySet
 from authz.keys.secret import parse_secret
 from authz.revocation.record import Clear, Finding, TokenRef
 from authz.settings import ALGORITHMS, IssuerSettings
-from support.jwks import AUDIENCE, ISSUER, PrivateKey, jwk, jwks
+from support.jwks import (
+    AUDIENCE,
+    ISSUER,
+    PrivateKey,
+    ec_key,
+    ed25519_key,
+    jwk,
+    jwks,
+    rsa_key,
+    sign,
+)
+from support.jwks import claims as good_claims
 
 NOW = 1_800_000_000
 """Seconds since 1970, for whoever is passed a time."""
 
 KID = "key-1"
+
+SECRET = b"\x5a" * 64
+
+KEYS: dict[str, PrivateKey | bytes] = {
+    **dict.fromkeys(("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"), rsa_key()),
+    "ES256": ec_key(),
+    "ES384": ec_key(curve="P-384"),
+    "EdDSA": ed25519_key(),
+    **dict.fromkeys(("HS256", "HS384", "HS512"), SECRET),
+}
+"""A key for every algorithm."""
 
 
 class FakeKeys:
@@ -124,3 +147,24 @@ def http_request(
         forged=(),
         extensions=extensions or {},
     )
+
+
+def claims(**changes: Any) -> dict[str, Any]:
+    """Good ones, as of NOW."""
+    return good_claims(now=NOW, **changes)
+
+
+def token(key: PrivateKey | bytes | None = None, **changes: Any) -> str:
+    return sign(claims(**changes), key or rsa_key(), kid=KID)
+
+
+def reason(verifier: Verifier, text: str, now: float = NOW) -> Reason | None:
+    """Why it is refused; None where it isn't."""
+    found = verifier.verify(text, now)
+    return found.reason if isinstance(found, Refused) else None
+
+
+def accepted(verifier: Verifier, text: str, now: float = NOW) -> Verified:
+    found = verifier.verify(text, now)
+    assert isinstance(found, Verified), found
+    return found

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from check.fakes import NOW
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,7 +11,6 @@ from authz.check.claims import MAX_NUMERIC_DATE, identity_of, not_before, numeri
 from authz.check.jose import BadTokenError
 from authz.check.token import Identity
 from authz.check.verdict import Reason
-from check.fakes import NOW
 from support import jwks
 from support.jwks import ISSUER
 
@@ -102,8 +102,11 @@ def test_other_texts_may_be_subjects(value: str) -> None:
 
 
 def test_an_empty_jti_is_refused_and_a_missing_one_is_not() -> None:
-    """An empty one would give all such tokens of an issuer one TID."""
+    """An empty one would give all such tokens of an issuer one TID. `null` is not the same as
+    none: PyJWT and others refuse it.
+    """
     assert refusal(jti="") == (Reason.CLAIM_INVALID, "jti")
+    assert refusal(jti=None) == (Reason.CLAIM_INVALID, "jti")
     assert identity(jti=...).token_id == identity(jti=...).ref.token
 
 

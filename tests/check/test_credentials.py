@@ -1,12 +1,12 @@
 """Where a request carries its one token."""
 
 import pytest
+from check.fakes import http_request
 from hypothesis import given
 from hypothesis import strategies as st
 
 from authz.check.credentials import CredentialFinder
 from authz.check.verdict import Reason
-from check.fakes import http_request
 
 DEFAULT = ("header:authorization", "cookie:__Host-access")
 
@@ -21,7 +21,8 @@ def find(*credentials: str, **headers: str | tuple[str, ...]) -> str | Reason:
 
 
 @pytest.mark.parametrize(
-    "value", ["Bearer a.b.c", "bearer a.b.c", "BEARER   a.b.c", "  Bearer a.b.c  ", "\tBearer a.b.c"]
+    "value",
+    ["Bearer a.b.c", "bearer a.b.c", "BEARER   a.b.c", "  Bearer a.b.c  ", "\tBearer a.b.c"],
 )
 def test_a_bearer_token_is_found(value: str) -> None:
     assert find(authorization=value) == "a.b.c"
@@ -40,7 +41,15 @@ def test_a_scheme_without_a_token_is_malformed(value: str) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["Basic dXNlcg==", "a.b.c", "Bearera.b.c", "Bear a.b.c", "Bearer:a.b.c", "\u017fearer a", "DPoP a"],
+    [
+        "Basic dXNlcg==",
+        "a.b.c",
+        "Bearera.b.c",
+        "Bear a.b.c",
+        "Bearer:a.b.c",
+        "\u017fearer a",
+        "DPoP a",
+    ],
 )
 def test_another_scheme_is_unsupported(value: str) -> None:
     assert find(authorization=value) is Reason.SCHEME_UNSUPPORTED

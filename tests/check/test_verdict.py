@@ -4,9 +4,9 @@ import json
 import re
 
 import pytest
-
-from authz.check.verdict import Decision, Reason, deny, denial
 from check.challenge import parse_challenge
+
+from authz.check.verdict import Decision, Reason, denial, deny
 
 DENIALS = [reason for reason in Reason if reason.value.status != 200]
 
@@ -63,8 +63,8 @@ def test_the_challenge_is_as_rfc_6750_has_it(reason: Reason) -> None:
 
 
 def test_the_error_codes_go_with_their_status() -> None:
-    """RFC 6750 section 3.1; `invalid_request` SHOULD be 400 there, 401 here: one status for all that
-    a client mends by sending one good token.
+    """RFC 6750 section 3.1. `invalid_request` SHOULD be 400 there and is 401 here: one status for
+    all that a client mends by sending one good token.
     """
     for reason in DENIALS:
         if reason.value.error == "insufficient_scope":

@@ -1,33 +1,32 @@
 """Signatures and claims: what is accepted, what is refused and why, and what is remembered."""
 
-import time
 from typing import Any
 
-import jwt
 import pytest
+from check.fakes import (
+    KEYS,
+    KID,
+    NOW,
+    FakeKeys,
+    accepted,
+    claims,
+    issuer_settings,
+    make_verifier,
+    public_keys,
+    reason,
+    secret_keys,
+    token,
+)
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.utils import (
     decode_dss_signature,
     encode_dss_signature,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from jwt.utils import der_to_raw_signature, raw_to_der_signature
 
 from authz.check.verdict import Reason
-from authz.check.verifier import Refused, Verified, Verifier
-from authz.keys.jwk import parse_jwks
-from authz.keys.keyset import KeySet
+from authz.check.verifier import Refused, Verifier
 from authz.settings import ALGORITHMS
-from check.fakes import (
-    KID,
-    NOW,
-    FakeKeys,
-    issuer_settings,
-    make_verifier,
-    public_keys,
-    secret_keys,
-)
 from support import jwks
 from support.jwks import (
     AUDIENCE,
@@ -35,28 +34,13 @@ from support.jwks import (
     PrivateKey,
     b64,
     ec_key,
-    ed25519_key,
     public_pem,
     rsa_key,
     sign,
     signature,
 )
 
-SECRET = b"\x5a" * 64
 P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
-
-KEYS: dict[str, PrivateKey | bytes] = {
-    **dict.fromkeys(("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"), rsa_key()),
-    "ES256": ec_key(),
-    "ES384": ec_key(curve="P-384"),
-    "EdDSA": ed25519_key(),
-    **dict.fromkeys(("HS256", "HS384", "HS512"), SECRET),
-}
-"""A key for every algorithm."""
-
-
-def claims(**changes: Any) -> dict[str, Any]:
-    return jwks.claims(now=NOW, **changes)
 
 
 def keys_for(algorithm: str) -> FakeKeys:
@@ -65,10 +49,9 @@ def keys_for(algorithm: str) -> FakeKeys:
 
 
 def verifier_for(algorithm: str) -> Verifier:
-    settings = {"algorithms": [algorithm]}
-    if algorithm.startswith("HS"):
-        settings["keys"] = {"secret_file": "/unread"}  # type: ignore[assignment]
-    return make_verifier(keys_for(algorithm), issuer_settings(**settings))
+    kind = "secret_file" if algorithm.startswith("HS") else "jwks_file"
+    trusted = issuer_settings(algorithms=[algorithm], keys={kind: "/unread"})
+    return make_verifier(keys_for(algorithm), trusted)
 
 
 @pytest.fixture
@@ -79,22 +62,6 @@ def keys() -> FakeKeys:
 @pytest.fixture
 def verifier(keys: FakeKeys) -> Verifier:
     return make_verifier(keys)
-
-
-def token(key: PrivateKey | bytes | None = None, **changes: Any) -> str:
-    return sign(claims(**changes), key or rsa_key(), kid=KID)
-
-
-def reason(verifier: Verifier, text: str, now: float = NOW) -> Reason | None:
-    """Why it is refused; None where it isn't."""
-    found = verifier.verify(text, now)
-    return found.reason if isinstance(found, Refused) else None
-
-
-def accepted(verifier: Verifier, text: str, now: float = NOW) -> Verified:
-    found = verifier.verify(text, now)
-    assert isinstance(found, Verified), found
-    return found
 
 
 # Signatures
@@ -343,219 +310,3 @@ def test_an_expired_token_costs_no_signature_and_asks_for_no_key(keys: FakeKeys)
         sign(claims(exp=NOW - 60), rsa_key("attacker"), headers={"kid": "unknown"}), NOW
     )
     assert found == Refused(Reason.TOKEN_EXPIRED)
-
-
-# Memory
-
-
-def test_a_token_is_verified_once(verifier: Verifier) -> None:
-    text = token()
-    first = accepted(verifier, text)
-    assert accepted(verifier, text) is first
-    assert (verifier.hits, verifier.misses, verifier.size) == (1, 1, 1)
-
-
-def test_refusals_are_not_remembered(verifier: Verifier) -> None:
-    for text in (token(rsa_key("attacker")), token(aud="other"), "a.b.c"):
-        for _ in range(2):
-            assert reason(verifier, text) is not None
-    assert (verifier.size, verifier.hits) == (0, 0)
-
-
-def test_another_signature_on_a_remembered_token_misses(verifier: Verifier) -> None:
-    text = token()
-    accepted(verifier, text)
-    head = text.rpartition(".")[0]
-    assert reason(verifier, f"{head}.{b64(bytes(256))}") is Reason.SIGNATURE_INVALID
-    assert reason(verifier, f"{head}.") is Reason.SIGNATURE_INVALID
-    assert reason(verifier, f"{text}A") is not None
-    assert verifier.hits == 0
-
-
-def test_other_claims_under_a_remembered_signature_miss(verifier: Verifier) -> None:
-    text = token()
-    accepted(verifier, text)
-    head, _, tail = text.split(".")
-    forged = f"{head}.{token(sub='root').split('.')[1]}.{tail}"
-    assert reason(verifier, forged) is Reason.SIGNATURE_INVALID
-
-
-def test_a_remembered_token_still_expires(verifier: Verifier) -> None:
-    text = token()
-    accepted(verifier, text)
-    assert reason(verifier, text, NOW + 605) is Reason.TOKEN_EXPIRED
-    assert reason(verifier, text, NOW - 100) is Reason.TOKEN_NOT_YET_VALID
-    accepted(verifier, text)
-
-
-def test_a_key_that_was_removed_takes_its_remembered_tokens_along(
-    verifier: Verifier, keys: FakeKeys
-) -> None:
-    text = token()
-    accepted(verifier, text)
-    keys.keys = public_keys((rsa_key("next"), "next"))
-    assert reason(verifier, text) is Reason.KEY_UNKNOWN
-    keys.keys = KeySet()
-    assert reason(verifier, text) is Reason.KEY_UNKNOWN
-    assert verifier.size == 0
-
-
-def test_a_key_replaced_under_its_kid_takes_its_remembered_tokens_along(
-    verifier: Verifier, keys: FakeKeys
-) -> None:
-    text = token()
-    accepted(verifier, text)
-    keys.keys = public_keys((rsa_key("next"), KID))
-    assert reason(verifier, text) is Reason.SIGNATURE_INVALID
-
-
-def test_a_key_that_lost_its_algorithm_takes_its_remembered_tokens_along(keys: FakeKeys) -> None:
-    verifier = make_verifier(keys)
-    text = token()
-    accepted(verifier, text)
-    document = jwks.jwks(jwks.jwk(rsa_key(), KID, alg="PS256"))
-    keys.keys = parse_jwks(document.encode(), ALGORITHMS, strict=True).keys
-    assert reason(verifier, text) is Reason.KEY_UNKNOWN
-
-
-def test_keys_that_were_lost_altogether_refuse_what_is_remembered(
-    verifier: Verifier, keys: FakeKeys
-) -> None:
-    text = token()
-    accepted(verifier, text)
-    keys.keys = None
-    found = verifier.verify(text, NOW)
-    assert isinstance(found, Refused)
-    assert (found.reason, found.ring) == (Reason.KEYS_UNAVAILABLE, keys)
-
-
-def test_a_rotation_that_keeps_the_key_costs_no_signature(
-    verifier: Verifier, keys: FakeKeys
-) -> None:
-    text = token()
-    accepted(verifier, text)
-    keys.keys = public_keys((rsa_key("next"), "next"), (rsa_key(), KID))
-    accepted(verifier, text)
-    accepted(verifier, text)
-    assert (verifier.hits, verifier.misses) == (2, 1)
-
-
-def test_no_more_tokens_are_remembered_than_allowed(keys: FakeKeys) -> None:
-    verifier = make_verifier(keys, cache_size=3)
-    texts = [token() for _ in range(5)]
-    for text in texts:
-        accepted(verifier, text)
-    assert verifier.size == 3
-    accepted(verifier, texts[4])
-    assert verifier.hits == 1
-    accepted(verifier, texts[0])  # pushed out, verified again
-    assert (verifier.hits, verifier.misses, verifier.size) == (1, 6, 3)
-
-
-# Whatever is thrown at it
-
-ANY_KEYS = {
-    ISSUER: FakeKeys(
-        public_keys(
-            (rsa_key(), KID),
-            (ec_key(), "ec"),
-            (ec_key(curve="P-384"), "ec384"),
-            (ed25519_key(), "ed"),
-        )
-    )
-}
-
-json_values: st.SearchStrategy[Any] = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
-    max_leaves=5,
-)
-CLAIM_NAMES = ["iss", "sub", "aud", "exp", "iat", "nbf", "jti", "scope", "scp"]
-HEADER_NAMES = ["alg", "kid", "typ", "crit", "b64", "jwk", "jku", "x5u", "x5c", "zip", "cty"]
-algorithms = st.sampled_from([*ALGORITHMS, "none", "ES512"])
-
-
-@given(st.text(max_size=100) | st.from_regex(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"))
-def test_no_text_is_accepted_or_raises(text: str) -> None:
-    assert isinstance(make_verifier(ANY_KEYS).verify(text, NOW), Refused)
-
-
-@given(
-    st.dictionaries(st.sampled_from(HEADER_NAMES), json_values),
-    st.dictionaries(st.sampled_from(CLAIM_NAMES), json_values),
-    st.binary(max_size=100),
-    algorithms,
-    st.sampled_from([KID, "ec", "ec384", "ed", None]),
-)
-def test_no_header_claims_or_signature_raise(
-    header: dict[str, Any], changes: dict[str, Any], raw: bytes, algorithm: str, kid: str | None
-) -> None:
-    """And without a signature none is accepted."""
-    values = {"alg": algorithm, "kid": kid, **header}
-    text = sign(claims(**changes), b"", alg="none", headers=values) + b64(raw)
-    assert isinstance(make_verifier(ANY_KEYS).verify(text, NOW), Refused)
-
-
-SIGNERS = {"RS256": KID, "PS384": KID, "ES256": "ec", "ES384": "ec384", "EdDSA": "ed"}
-
-
-@settings(max_examples=150)
-@given(
-    st.sampled_from(sorted(SIGNERS)),
-    st.dictionaries(st.sampled_from(HEADER_NAMES[2:]), json_values, max_size=2),
-    st.dictionaries(st.sampled_from(CLAIM_NAMES), json_values, max_size=2)
-    | st.dictionaries(st.sampled_from(["exp", "iat", "nbf"]), st.integers(-700, 700)),
-    st.booleans(),
-)
-def test_pyjwt_accepts_every_token_that_is_accepted(
-    algorithm: str, header: dict[str, Any], changes: dict[str, Any], named: bool
-) -> None:
-    """`jwt.decode` with the same key, audience, issuer and leeway is the oracle. Ours may be the
-    stricter, never the laxer.
-    """
-    now = time.time()
-    values = {
-        name: int(now) + value if name in {"exp", "iat", "nbf"} and type(value) is int else value
-        for name, value in changes.items()
-    }
-    key = KEYS[algorithm]
-    assert not isinstance(key, bytes)
-    kid = SIGNERS[algorithm] if named else None
-    text = sign(jwks.claims(**values), key, kid=kid, alg=algorithm, headers=header)
-    found = make_verifier(ANY_KEYS).verify(text, now)
-    if isinstance(found, Refused):
-        return
-    read = jwt.decode(
-        text,
-        key.public_key(),
-        algorithms=[algorithm],
-        audience=AUDIENCE,
-        issuer=ISSUER,
-        leeway=6,  # a second more, since its clock goes on
-        options={"require": ["exp", "iat", "sub"]},
-    )
-    assert read["sub"] == found.identity.subject
-    assert read.get("jti", found.identity.ref.token) == found.identity.token_id
-
-
-GOOD = {
-    algorithm: sign(claims(), KEYS[algorithm], kid=kid, alg=algorithm)
-    for algorithm, kid in SIGNERS.items()
-}
-
-
-@settings(max_examples=200)
-@given(st.sampled_from(sorted(SIGNERS)), st.integers(0, 2000), st.sampled_from("A_.z-0 ,\n"))
-def test_no_token_with_one_character_changed_is_another_token(
-    algorithm: str, position: int, character: str
-) -> None:
-    """It is refused, or it is one that only spells its signature otherwise."""
-    text = GOOD[algorithm]
-    position %= len(text)
-    changed = text[:position] + character + text[position + 1 :]
-    verifier = make_verifier(ANY_KEYS)
-    original = accepted(verifier, text).identity
-    found = verifier.verify(changed, NOW)
-    if isinstance(found, Verified):
-        assert found.identity == original
-        assert changed.rpartition(".")[0] == text.rpartition(".")[0]

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from authz.check.verifier import Verifier
 from authz.cli.main import main
 from authz.revocation.record import bucket_of, token_digest, user_digest
 from support.cluster import ValkeyCluster
@@ -338,4 +337,3 @@ def test_it_helps_with_examples(run: Run) -> None:
     done = run("--help")
     assert done.code == 0
     assert "authz revoke --config authz.yaml --token - < stolen.jwt" in done.out
-    assert Verifier  # what it writes is what a sidecar looks for: tests/integration

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -206,10 +207,8 @@ def test_a_damaged_request_is_read_or_refused(position: int, patch: bytes, cut: 
     data = bytes(check_request(token="a.b.c", extensions={"authz.mode": "optional"}))
     position %= len(data)
     damaged = data[:position] + patch + data[position + cut :]
-    try:
+    with suppress(MalformedRequestError):
         DECODER.decode(damaged)
-    except MalformedRequestError:
-        pass
 
 
 # Answers that let through

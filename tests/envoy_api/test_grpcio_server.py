@@ -417,7 +417,7 @@ def test_bytes_that_are_no_request_leave_the_sidecar_as_it_was(sidecar: Sidecar)
     for data in (b"\xff" * 100, b"\x0a\xff", os.urandom(64) + b"\xff", b"\x0a" * 1_000_001):
         with pytest.raises(grpc.RpcError) as caught:
             sidecar.client.check_bytes(data)
-        assert caught.value.code() is grpc.StatusCode.INTERNAL  # type: ignore[attr-defined]
+        assert caught.value.code() is grpc.StatusCode.INTERNAL
     assert status_of(sidecar.client.check(token=good_token())) == 200
     assert status_of(sidecar.client.check(check_request())) == 401
     assert sidecar.client.health() == "SERVING"
@@ -449,4 +449,6 @@ def test_sigterm_says_not_serving_and_ends_with_0(start_sidecar: StartSidecar) -
     sidecar.process.send(signal.SIGTERM)
     assert next(states) == "NOT_SERVING"
     assert sidecar.process.wait() == 0
-    wait_until(lambda: not Path(sidecar.socket.removeprefix("unix:")).exists(), "the socket is gone")
+    wait_until(
+        lambda: not Path(sidecar.socket.removeprefix("unix:")).exists(), "the socket is gone"
+    )

@@ -1,4 +1,4 @@
-"""What a decision becomes: headers for the upstream, an answer for the client, a line in the log."""
+"""What a decision becomes: headers for the upstream, an answer for the client, a log line."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -30,7 +30,7 @@ ENVOYS: dict[str, dict[str, Any]] = {
 """How the filter may be set to send headers."""
 
 SEES_ALL = {"joined", "raw", "allowed with ours"}
-"""Envoys that tell the sidecar of every `x-authz-*` header; the others only get our five removed."""
+"""Envoys that tell the sidecar of every `x-authz-*` header; others only have our five removed."""
 
 FORGED_NAMES = (*OWN_HEADERS, "x-authz-role", "x_authz_subject", "x-authz_scopes")
 FORGED = [
@@ -99,8 +99,9 @@ def test_an_anonymous_client_brings_no_identity_along(
 def test_a_token_without_scopes_leaves_no_room_for_forged_ones(
     envoys: dict[str, Deployment], envoy: str
 ) -> None:
-    for changes in ({"scope": ...}, {"scope": ""}, {"scope": []}):
-        headers = own_headers(envoys[envoy].get(token=token(**changes), headers=FORGED))
+    scopes: list[object] = [..., "", []]
+    for scope in scopes:
+        headers = own_headers(envoys[envoy].get(token=token(scope=scope), headers=FORGED))
         assert "x-authz-scopes" not in headers
         assert headers["x-authz-subject"] == "alice"
 
@@ -203,8 +204,9 @@ def test_nothing_a_client_sends_comes_back_unescaped(deployment: Deployment) -> 
     response = deployment.get(headers=[("x-request-id", evil), ("authorization", f"Bearer {evil}")])
     assert response.status == 401
     assert response.header("content-type") == "application/json"
-    assert response.json()["request_id"] in {evil, response.json()["request_id"]}
-    assert "script" not in (response.header("www-authenticate") or "")
+    assert "<script>" not in repr(response.headers)
+    shown = response.json()
+    assert evil not in {value for key, value in shown.items() if key != "request_id"}
 
 
 def test_a_long_request_id_is_not_echoed_whole(deployment: Deployment) -> None:
@@ -222,7 +224,10 @@ def test_envoys_access_log_tells_who_and_why(deploy: Deploy, deployment: Deploym
     own.get("/public")
     own.get("/admin", token=token(jti="lacks", scope=...))
     own.get("/", token="a.b.c")
-    logged, anonymous, lacks, malformed = (line["authz"] for line in own.envoy.access_log(4))
+    lines = [line["authz"] for line in own.envoy.access_log(4)]
+    for line in lines:
+        line.pop("ext_authz_duration", None)  # Envoy's own
+    logged, anonymous, lacks, malformed = lines
     assert logged == {
         "decision": "allow",
         "reason": "ok",

@@ -29,6 +29,12 @@ OLD, NEW = rsa_key("old"), rsa_key("new")
 SECRET = b"0123456789abcdef" * 4
 
 
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy in the environment of whoever runs the tests would stand before loopback."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
 @pytest.fixture
 def origin() -> Iterator[Origin]:
     with Origin() as origin:

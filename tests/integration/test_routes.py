@@ -111,7 +111,8 @@ def test_a_route_without_the_filter_is_not_asked_about(deployment: Deployment) -
 
 
 @pytest.mark.parametrize(
-    "path", ["/public/../admin", "/public/%2e%2e/admin", "/public/./../admin", "/public/x/../../admin"]
+    "path",
+    ["/public/../admin", "/public/%2e%2e/admin", "/public/./../admin", "/public/x/../../admin"],
 )
 def test_a_detour_through_another_route_is_the_route_it_leads_to(
     deployment: Deployment, path: str

@@ -153,7 +153,7 @@ async def test_auto_waits_for_a_replica_while_the_cluster_lists_one(
         # (written by the first attempt, confirmed as good by a later one)
         acknowledged = await told.store.revoke_token(of_token(ref))
         assert (acknowledged.replicas, acknowledged.repeated) == (0, False)
-        shard = told.store._topology.shard(2)
+        shard = told.store._nodes.topology.shard(2)
         assert shard is not None
         assert shard.replicas == ()
 

@@ -1,0 +1,155 @@
+"""Writes revocations: one Lua call, and WAIT on the same connection.
+
+WAIT speaks of what its own connection wrote, which is why the two go out together.
+"""
+
+import asyncio
+import hashlib
+from importlib import resources
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import (
+    AskError,
+    MovedError,
+    NoPermissionError,
+    NoScriptError,
+    RedisError,
+    ResponseError,
+)
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception_type,
+    wait_random_exponential,
+)
+
+from authz.revocation.client import MIN_READ_TIMEOUT
+from authz.revocation.lane import describe
+from authz.revocation.nodes import Nodes, node_name
+from authz.revocation.record import feed_key
+from authz.revocation.store import StoreError
+from authz.settings import MAX_LIFETIME, StoreSettings
+
+RETRY_WAIT = 0.05
+RETRY_WAIT_MAX = 0.5
+"""Seconds between attempts at one write: from, and at most."""
+
+_SCRIPT = resources.files("authz.revocation").joinpath("revoke.lua").read_text(encoding="utf-8")
+
+_SCRIPT_SHA = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
+"""What EVALSHA calls a script by; Redis' choice of hash, not a matter of security."""
+
+
+class _RetryableError(Exception):
+    """A write that another attempt may bring through."""
+
+
+class Writer:
+    """Brings one write through failovers, moves and brief outages, or says why not."""
+
+    def __init__(self, settings: StoreSettings, nodes: Nodes) -> None:
+        self._settings = settings
+        self._nodes = nodes
+
+    async def write(self, bucket: int, key: str, args: list[str | int]) -> tuple[int, bool]:
+        """Run the script until it is there and replicated, through failovers and moves, within
+        `write_timeout`. Replicas that confirmed, and whether it was there before.
+        """
+        arguments = [*args, round(MAX_LIFETIME * 1000)]
+        failures = [f"no answer within {self._settings.write_timeout:g} s (store.write_timeout)"]
+
+        def remember(state: RetryCallState) -> None:
+            failures.append(str(state.outcome.exception() if state.outcome else ""))
+
+        retrying = AsyncRetrying(
+            wait=wait_random_exponential(RETRY_WAIT, RETRY_WAIT_MAX),
+            retry=retry_if_exception_type(_RetryableError),
+            before_sleep=remember,
+        )
+        confirmed, repeated = 0, True
+        try:
+            # Around it all: an attempt of its own may take longer than `write_timeout`.
+            async with asyncio.timeout(self._settings.write_timeout):
+                async for attempt in retrying:
+                    with attempt:
+                        confirmed, wanted, again = await self._attempt(bucket, key, arguments)
+                        repeated = repeated and again
+                        if confirmed < wanted:
+                            await self._nodes.refresh()  # `auto`: don't count one that failed
+                            raise _RetryableError(
+                                f"written, but {confirmed} of {wanted} replicas confirmed it in "
+                                "time (store.wait_replicas, store.wait_timeout): a failover now "
+                                "could lose it"
+                            )
+        except TimeoutError:
+            raise StoreError(f"not acknowledged: {failures[-1]}. Repeating it is safe") from None
+        return confirmed, repeated
+
+    async def _attempt(
+        self, bucket: int, key: str, arguments: list[str | int]
+    ) -> tuple[int, int, bool]:
+        """One attempt: replicas that confirmed, those wanted, and whether it was there already."""
+        shard = self._nodes.topology.shard(bucket)
+        if shard is None:
+            await self._nodes.refresh()
+            shard = self._nodes.topology.shard(bucket)
+            if shard is None:
+                raise _RetryableError(f"the store is unreachable: {self._nodes.error}")
+        client = self._nodes.client(shard.primary)
+        try:
+            async with asyncio.timeout(
+                self._settings.connect_timeout + self._settings.wait_timeout + MIN_READ_TIMEOUT
+            ):
+                wanted = await self._replicas_wanted(client, len(shard.replicas))
+                reply, confirmed = await self._call(client, bucket, key, arguments, wanted)
+        except MovedError as moved:
+            self._nodes.topology.moved(bucket, (moved.host or shard.primary[0], moved.port))
+            raise _RetryableError(f"the slot moved to {moved.host}:{moved.port}") from None
+        except AskError as ask:
+            raise _RetryableError(f"the slot is being moved to {ask.host}:{ask.port}") from None
+        except (RedisError, OSError, TimeoutError) as error:
+            if isinstance(error, ResponseError) and not _passes(error):
+                raise StoreError(f"the store refused: {describe(error)}") from None
+            # READONLY: this was a primary once. New connections, and a new look at the map.
+            await client.connection_pool.disconnect(inuse_connections=False)
+            await self._nodes.refresh()
+            raise _RetryableError(f"{node_name(shard.primary)}: {describe(error)}") from None
+        return confirmed, wanted, reply[0] == 0
+
+    async def _call(
+        self, client: Redis, bucket: int, key: str, arguments: list[str | int], wanted: int
+    ) -> tuple[list[Any], int]:
+        """The script and WAIT, on one connection."""
+        for script in ("EVALSHA", "EVAL"):
+            pipeline = client.pipeline(transaction=False)
+            body = _SCRIPT_SHA if script == "EVALSHA" else _SCRIPT
+            pipeline.execute_command(script, body, 2, key, feed_key(bucket), *arguments)
+            if wanted:
+                pipeline.execute_command("WAIT", wanted, round(self._settings.wait_timeout * 1000))
+            replies = await pipeline.execute(raise_on_error=False)
+            for reply in replies:
+                if isinstance(reply, NoScriptError):
+                    break
+                if isinstance(reply, Exception):
+                    raise reply
+            else:
+                return replies[0], int(replies[1]) if wanted else 0
+        raise _RetryableError("the script could not be loaded")
+
+    async def _replicas_wanted(self, client: Redis, listed: int) -> int:
+        if self._settings.wait_replicas != "auto":
+            return self._settings.wait_replicas
+        if not self._nodes.is_cluster:
+            listed = int((await client.info("replication")).get("connected_slaves", 0))
+        return min(1, listed)
+
+
+def _passes(error: ResponseError) -> bool:
+    """Whether an error is of the kind that goes away: failover, resharding, loading."""
+    if isinstance(error, NoPermissionError):
+        return False
+    text = str(error).upper()
+    return type(error) is not ResponseError or text.startswith(
+        ("READONLY", "CLUSTERDOWN", "TRYAGAIN", "LOADING", "MASTERDOWN", "UNBLOCKED", "NOREPLICAS")
+    )
