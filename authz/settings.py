@@ -67,6 +67,9 @@ def parse_duration(value: object) -> object:
             msg = f"{value!r} is not a duration; write a number and a unit: 25ms, 1s, 5m, 24h, 7d"
             raise ValueError(msg)
         return float(match[1]) * _UNITS[match[2]]
+    if isinstance(value, bool):  # YAML's `yes` and `on`; pydantic would read a second
+        msg = "is not a duration; write a number and a unit: 25ms, 1s, 5m, 24h, 7d"
+        raise ValueError(msg)  # noqa: TRY004  pydantic turns only ValueError into its own
     return value
 
 
@@ -75,7 +78,7 @@ def format_duration(seconds: float) -> str:
     for unit in ("d", "h", "m", "s"):
         if seconds >= _UNITS[unit] and (seconds / _UNITS[unit]).is_integer():
             return f"{int(seconds / _UNITS[unit])}{unit}"
-    return f"{seconds * 1000:g}ms"
+    return f"{seconds * 1000:.10g}ms"
 
 
 Duration = Annotated[

@@ -43,7 +43,7 @@ TOKENS = 500
 TOKEN_LIFETIME = 3600
 """Seconds: longer than any run."""
 PADDING = "tenant-0123456789"
-"""With this claim a token has about 600 bytes, as tokens of common identity providers have."""
+"""With this claim a token has about 690 bytes, as tokens of common identity providers have."""
 STORE_TIMEOUT = 1.0
 """Seconds. Far longer than the 25 ms of production: a load test wants to see the slow ones, too."""
 READY_TIMEOUT = 30.0

@@ -1,7 +1,6 @@
 """The ext_authz and health services on grpcio's asyncio server."""
 
 import asyncio
-import contextlib
 import os
 import socket
 import stat
@@ -12,7 +11,6 @@ from typing import Any
 import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
 
 from authz.envoy_api.codec import MalformedRequestError
 from authz.envoy_api.service import AUTHORIZATION_SERVICE, CheckService
@@ -39,6 +37,9 @@ _OPTIONS = (
     ("grpc.http2.max_ping_strikes", 0),
 )
 
+_HEALTH_OF = frozenset({"", AUTHORIZATION_SERVICE})
+"""What `grpc.health.v1` may be asked about: the server as a whole, and the service."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -49,9 +50,6 @@ class GrpcioServer:
         """`listen`: `unix:/path` and `host:port`. Must be made in a running loop."""
         self._service = service
         self._listen = tuple(listen)
-        self._in_flight = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._server = grpc.aio.server(
             options=_OPTIONS, maximum_concurrent_rpcs=MAX_CONCURRENT_CHECKS
         )
@@ -62,7 +60,7 @@ class GrpcioServer:
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(AUTHORIZATION_SERVICE, {"Check": handler}),)
         )
-        self._health = HealthServicer()
+        self._health = _Health()
         health_pb2_grpc.add_HealthServicer_to_server(  # type: ignore[no-untyped-call]
             self._health, self._server
         )
@@ -77,25 +75,15 @@ class GrpcioServer:
         for address in self._listen:
             self._bind(address)
         await self._server.start()
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
 
     async def stop(self, grace: float) -> None:
         """Say NOT_SERVING and GOAWAY, let checks in flight finish for `grace` seconds, close."""
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        stopping = asyncio.create_task(self._server.stop(grace))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(grace):
-                await self._idle.wait()
-        # Health watchers never end by themselves: don't wait out the grace for them.
-        await self._server.stop(0)
-        await stopping
+        self._health.end()
+        # Once and no more: grpcio crashes when a second `stop` meets the end of the first.
+        await self._server.stop(grace)
         for address in self._listen:
             if address.startswith("unix:"):
                 _remove(address.removeprefix("unix:"))
-
-    async def _set_health(self, status: "health_pb2.HealthCheckResponse.ServingStatus") -> None:
-        for name in ("", AUTHORIZATION_SERVICE):
-            await self._health.set(name, status)
 
     def _bind(self, address: str) -> None:
         # The socket must never exist with wider rights, not even for a moment.
@@ -108,8 +96,6 @@ class GrpcioServer:
             os.umask(old)
 
     async def _check(self, data: bytes, context: "grpc.aio.ServicerContext[Any, Any]") -> bytes:
-        self._in_flight += 1
-        self._idle.clear()
         try:
             answer = self._service.check(data)
             return answer if isinstance(answer, bytes) else await answer
@@ -119,10 +105,43 @@ class GrpcioServer:
         except Exception:
             log.exception(events.CHECK_FAILED)
             await context.abort(grpc.StatusCode.INTERNAL, "the check failed")
-        finally:
-            self._in_flight -= 1
-            if not self._in_flight:
-                self._idle.set()
+
+
+class _Health(health_pb2_grpc.HealthServicer):
+    """`grpc.health.v1`: serving from the first call to the end, of the server and of the service.
+
+    Unlike the servicer that comes with grpcio, its watches end with the server. There they never
+    do, and so would hold up the end of the server for the whole grace.
+    """
+
+    def __init__(self) -> None:
+        self._status = health_pb2.HealthCheckResponse.SERVING
+        self._ended = asyncio.Event()
+
+    def end(self) -> None:
+        """NOT_SERVING from now on; watchers are told, and their calls end."""
+        self._status = health_pb2.HealthCheckResponse.NOT_SERVING
+        self._ended.set()
+
+    async def Check(  # noqa: N802  the method's name in the protocol
+        self, request: health_pb2.HealthCheckRequest, context: "grpc.aio.ServicerContext[Any, Any]"
+    ) -> health_pb2.HealthCheckResponse:
+        if request.service not in _HEALTH_OF:
+            await context.abort(grpc.StatusCode.NOT_FOUND)
+        return health_pb2.HealthCheckResponse(status=self._status)
+
+    async def Watch(  # noqa: N802
+        self, request: health_pb2.HealthCheckRequest, context: "grpc.aio.ServicerContext[Any, Any]"
+    ) -> None:
+        if request.service not in _HEALTH_OF:
+            unknown = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+            await context.write(health_pb2.HealthCheckResponse(status=unknown))
+            await self._ended.wait()
+            return
+        if not self._ended.is_set():
+            await context.write(health_pb2.HealthCheckResponse(status=self._status))
+            await self._ended.wait()
+        await context.write(health_pb2.HealthCheckResponse(status=self._status))
 
 
 def _remove(path: str) -> None:

@@ -388,6 +388,28 @@ async def test_health_watchers_do_not_hold_up_the_end() -> None:
         await asyncio.wait_for(server.stop(3600), TIMEOUT)
 
 
+async def test_a_client_that_keeps_its_connection_costs_the_grace_and_no_more() -> None:
+    """One that doesn't heed GOAWAY."""
+    port = free_port()
+    connection = H2Connection(H2Configuration())
+    connection.initiate_connection()
+    async with serving(Service(), f"{LOOPBACK}:{port}") as server:
+        reader, writer = await asyncio.open_connection(LOOPBACK, port)
+        writer.write(connection.data_to_send())
+        assert await reader.read(1), "it has been accepted"
+        await asyncio.wait_for(server.stop(0.05), TIMEOUT)
+        writer.close()
+
+
+async def test_a_watch_of_an_unknown_service_says_so_and_ends_with_the_others() -> None:
+    address = f"{LOOPBACK}:{free_port()}"
+    async with serving(Service(), address) as server, channel(address) as line:
+        watch = health_stub(line).Watch(health_pb2.HealthCheckRequest(service="other"))
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+        await asyncio.wait_for(server.stop(3600), TIMEOUT)
+        assert await watch.read() is grpc.aio.EOF
+
+
 # As a process
 
 

@@ -19,7 +19,7 @@ from support.valkey import ValkeyServer
 from support.waiting import eventually
 
 TIMEOUT = 0.05
-SCHEDULING = 0.15
+SCHEDULING = 0.3
 """Seconds that a busy machine may add to a wait."""
 
 

@@ -18,7 +18,7 @@ from support.valkey import ValkeyServer
 from support.waiting import eventually
 
 TIMEOUT = 0.05
-SCHEDULING = 0.15
+SCHEDULING = 0.3
 
 
 def other_master(cluster: ValkeyCluster, bucket: int) -> Node:
