@@ -31,8 +31,9 @@ _JOSE_START = "eyJ"
 
 _JOSE_HEADER = re.compile(rb'\{\s*"')
 
-_USERINFO = re.compile(r"(?<=://)[^/\s@\"']+@")
-"""RFC 3986 section 3.2.1: `redis://user:password@host`."""
+_USERINFO = re.compile(r"(?<=://)[^/\s\"']+@")
+"""RFC 3986 section 3.2.1: `redis://user:password@host`. Up to the last `@`, for one that stands in a
+password ought to be percent-encoded, but may not be."""
 
 _PRIVATE_KEY = re.compile(
     r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----.*?(?:-----END (?:[A-Z]+ )*PRIVATE KEY-----|\Z)",

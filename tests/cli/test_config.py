@@ -139,9 +139,11 @@ def test_the_stores_password_is_masked(run: Run) -> None:
 
 
 def test_a_password_in_a_key_sources_url_is_masked(run: Run) -> None:
-    keys = {"jwks_url": f"https://me:{SECRET}@keys.example/jwks.json"}
-    done = run({"issuers": [{**ISSUER, "keys": keys}]})
-    assert done.rows["issuers.0.keys.jwks_url"][0] == "https://[redacted]@keys.example/jwks.json"
+    for password in (SECRET, f"{SECRET}@x", f"x@{SECRET}"):
+        keys = {"jwks_url": f"https://me:{password}@keys.example/jwks.json"}
+        done = run({"issuers": [{**ISSUER, "keys": keys}]})
+        shown, _ = done.rows["issuers.0.keys.jwks_url"]
+        assert shown == "https://[redacted]@keys.example/jwks.json"
 
 
 def test_a_secret_in_a_variable_of_ones_own_is_not_read(run: Run) -> None:

@@ -149,7 +149,7 @@ async def test_auto_waits_for_a_replica_while_the_cluster_lists_one(
     """One that was just killed is still listed: not acknowledged until the cluster gave it up."""
     ref = token_ref(bucket=2)
     cluster.kill(cluster.replica_of(2))
-    async with opened(cluster.url, wait_timeout=0.1, write_timeout=20) as told:
+    async with opened(cluster.url, start=False, wait_timeout=0.1, write_timeout=20) as told:
         # (written by the first attempt, confirmed as good by a later one)
         acknowledged = await told.store.revoke_token(of_token(ref))
         assert (acknowledged.replicas, acknowledged.repeated) == (0, False)

@@ -116,6 +116,8 @@ async def test_after_a_failover_the_new_master_is_found_and_remembers(
             await told.store.revoke_token(of_token(ref))
         cluster.kill(old)
         writing = asyncio.create_task(told.store.revoke_token(of_token(token_ref(bucket=3))))
+        while state_of(told, old) is State.CLOSED:
+            await told.find(token_ref(bucket=3))
         new = await asyncio.to_thread(cluster.wait_failover, old)
         await writing
         for ref in revoked:
