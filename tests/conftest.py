@@ -1,5 +1,6 @@
 """Fixtures that many tests share, and the marker `needs_tool`."""
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from support.certificates import Certificates, make_certificates
 from support.cluster import ValkeyCluster
@@ -30,6 +32,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if os.environ.get("CI", "").lower() not in {"", "0", "false"}:
             pytest.fail(f"CI lacks the program {name!r}; .ci/run installs it", pytrace=False)
         pytest.skip(f"needs the program {name!r} on PATH")
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """A command that a test runs in this process sets up logging for the whole of it, towards a
+    stream that is gone after the test.
+    """
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    structlog.reset_defaults()
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -32,8 +32,8 @@ _JOSE_START = "eyJ"
 _JOSE_HEADER = re.compile(rb'\{\s*"')
 
 _USERINFO = re.compile(r"(?<=://)[^/\s\"']+@")
-"""RFC 3986 section 3.2.1: `redis://user:password@host`. Up to the last `@`, for one that stands in a
-password ought to be percent-encoded, but may not be."""
+"""RFC 3986 section 3.2.1: `redis://user:password@host`. Up to the last `@`: one in a password ought
+to be percent-encoded, but may not be."""
 
 _PRIVATE_KEY = re.compile(
     r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----.*?(?:-----END (?:[A-Z]+ )*PRIVATE KEY-----|\Z)",

@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import AskError, MovedError, RedisError, TryAgainError
+from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError, TryAgainError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from authz.observe import events
@@ -179,8 +179,8 @@ class Lane:
             self.breaker.success(self._loop.time())
 
     def _take(self, lookup: Lookup, reply: Any) -> str:
-        """Settle a look-up by its reply. What is wrong with the node (CLUSTERDOWN, NOPERM, …),
-        or an empty text.
+        """Settle a look-up by its reply. What is wrong with the node (LOADING, NOPERM, …), or an
+        empty text.
         """
         match reply:
             case list():
@@ -191,6 +191,12 @@ class Lane:
                 self._redirected(lookup, Redirect(lookup.ref.bucket, address, asking))
             case TryAgainError():  # the slot is being moved and its keys stand on both sides
                 self._redirected(lookup, Redirect(lookup.ref.bucket, self.address, asking=True))
+            case ClusterDownError():
+                # Until a dead master of any shard is replaced, all nodes may say so. This one is
+                # well and costs nobody a wait, so its breaker must not prolong it.
+                self.last_error = describe(reply)
+                self._troubled(self)
+                lookup.settle(Unavailable("error"))
             case _:
                 lookup.settle(Unavailable("error"))
                 return describe(reply)

@@ -197,7 +197,9 @@ def test_a_master_is_lost_while_checks_and_revocations_run(
     written = records(sidecar)[recorded_before:]
     during = [record for record in written if record["request_id"] != "afterwards"]
     assert sorted(record["request_id"] for record in during) == sorted(passed)
-    assert sum(record["bucket"] in sick for record in during) > 0.9 * len(during)
+    # Redis itself says CLUSTERDOWN of all slots for a moment; no breaker may make more of it.
+    elsewhere = {record["cause"] for record in during if record["bucket"] not in sick}
+    assert "breaker_open" not in elsewhere
     assert "Traceback" not in sidecar.log_text()
 
 
