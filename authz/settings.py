@@ -245,6 +245,13 @@ class StoreSettings(_Section):
             raise ValueError(msg)
         return self
 
+    @model_validator(mode="after")
+    def _tls_is_used(self) -> Self:
+        if self.tls != TlsSettings() and not self.url.get_secret_value().startswith("rediss"):
+            msg = "tls: is for rediss:// and rediss+cluster://; this url does not use TLS"
+            raise ValueError(msg)
+        return self
+
 
 class CacheSettings(_Section):
     tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 20_000

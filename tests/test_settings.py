@@ -122,6 +122,7 @@ def test_a_value_within_its_bounds_and_those_beyond(
         ({"issuers": []}, "at least 1 item"),
         ({"issuers": [ISSUER, ISSUER]}, "is configured twice"),
         ({"store": {"password": "x", "password_file": "y"}}, "not both"),
+        ({"store": {"url": "redis://h", "tls": {"ca_file": "/ca"}}}, "this url does not use TLS"),
         ({"audit": {"path": None}}, "path: null needs required: false"),
         ({"unknown": 1}, "Extra inputs are not permitted"),
     ],
