@@ -75,6 +75,7 @@ def deploy(
     """Start a sidecar on the cluster, or take one, and an Envoy in front:
     `deploy({"leeway": "0s"}, encode_raw_headers=True)`, `deploy(sidecar=…, routes={…})`.
     """
+    _shared_cluster.reset()  # a module before may have ended with a node killed or frozen
     with ExitStack() as stack:
 
         def start(

@@ -45,6 +45,7 @@ class TcpProxy:
         self._do(self._cut())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        self._loop.run_until_complete(self._settle())
         self._loop.close()
 
     def cut(self) -> None:
@@ -101,6 +102,15 @@ class TcpProxy:
             line.cancel()
         await asyncio.gather(*lines, return_exceptions=True)
 
+    async def _settle(self) -> None:
+        """End what was accepted in the last moment, and let every transport close its socket."""
+        late = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+        for _ in range(3):  # abort → connection_lost → close, a turn of the loop each
+            await asyncio.sleep(0)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections_seen += 1
         line = asyncio.current_task()
@@ -117,6 +127,9 @@ class TcpProxy:
         except OSError:
             writer.transport.abort()
             return
+        except asyncio.CancelledError:
+            writer.transport.abort()
+            raise
         pumps = [
             asyncio.ensure_future(self._pump(reader, up_writer, "to_server")),
             asyncio.ensure_future(self._pump(up_reader, writer, "to_client")),
@@ -124,11 +137,11 @@ class TcpProxy:
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            for end in (writer, up_writer):  # before any await, at which `_cut` may come again
+                end.transport.abort()
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
-            for end in (writer, up_writer):
-                end.transport.abort()
 
     async def _pump(
         self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, direction: Direction
