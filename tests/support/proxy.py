@@ -43,9 +43,9 @@ class TcpProxy:
 
     def stop(self) -> None:
         self._do(self._cut())
+        self._do(self._settle())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        self._loop.run_until_complete(self._settle())
         self._loop.close()
 
     def cut(self) -> None:
