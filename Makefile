@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TESTED := $(VENV)/.tested
-SOURCES := $(shell find authz tests envoy k8s loadtest -type f -not -path '*/__pycache__/*' \
+SOURCES := $(shell find $(wildcard authz tests envoy k8s loadtest) -type f -not -path '*/__pycache__/*' \
 	-not -path 'loadtest/results/*') \
 	$(wildcard Makefile pyproject.toml requirements.lock *.md .gitignore)
 
