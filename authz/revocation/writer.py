@@ -5,6 +5,8 @@ WAIT speaks of what its own connection wrote, which is why the two go out togeth
 
 import asyncio
 import hashlib
+import re
+from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
@@ -34,6 +36,10 @@ from authz.settings import MAX_LIFETIME, StoreSettings
 RETRY_WAIT = 0.05
 RETRY_WAIT_MAX = 0.5
 """Seconds between attempts at one write: from, and at most."""
+
+MAX_REPLICA_LAG = 2
+"""Seconds since a replica last acknowledged, which it does every second. So a frozen one shows soon,
+where Redis itself drops it only after `repl-timeout` (60 s)."""
 
 _SCRIPT = resources.files("authz.revocation").joinpath("revoke.lua").read_text(encoding="utf-8")
 
@@ -140,9 +146,19 @@ class Writer:
     async def _replicas_wanted(self, client: Redis, listed: int) -> int:
         if self._settings.wait_replicas != "auto":
             return self._settings.wait_replicas
-        if not self._nodes.is_cluster:
-            listed = int((await client.info("replication")).get("connected_slaves", 0))
+        if not listed:
+            # A single server has no map, and one node's map may be behind: the primary knows.
+            listed = _healthy_replicas(await client.info("replication"))
         return min(1, listed)
+
+
+def _healthy_replicas(info: Mapping[str, Any]) -> int:
+    """Of INFO replication (`slave0`, `slave1`, …): replicas that are online and were heard of."""
+    replicas = [value for name, value in info.items() if re.fullmatch(r"slave\d+", name)]
+    return sum(
+        replica["state"] == "online" and int(replica["lag"]) <= MAX_REPLICA_LAG
+        for replica in replicas
+    )
 
 
 def _passes(error: ResponseError) -> bool:
