@@ -38,8 +38,8 @@ RETRY_WAIT_MAX = 0.5
 """Seconds between attempts at one write: from, and at most."""
 
 MAX_REPLICA_LAG = 2
-"""Seconds since a replica last acknowledged, which it does every second. So a frozen one shows soon,
-where Redis itself drops it only after `repl-timeout` (60 s)."""
+"""Seconds since a replica last acknowledged; a healthy one does every second. So one that is frozen
+shows soon, where Redis itself drops it only after `repl-timeout` (60 s)."""
 
 _SCRIPT = resources.files("authz.revocation").joinpath("revoke.lua").read_text(encoding="utf-8")
 
