@@ -28,6 +28,7 @@ from authz.revocation.record import (
     blacklist_key,
     not_before_key,
 )
+from authz.revocation.topology import Address, node_name
 from authz.settings import MAX_LEEWAY, MAX_LIFETIME
 
 MAX_PIPELINE = 256
@@ -35,8 +36,6 @@ MAX_PIPELINE = 256
 MAX_PIPELINES_IN_FLIGHT = 4
 """Per node. More would only queue inside Redis, which runs one at a time; further look-ups wait for
 one to return and then share a pipeline."""
-
-Address = tuple[str, int]
 
 log = structlog.get_logger(__name__)
 
@@ -92,7 +91,7 @@ class Lane:
         seconds and the number of look-ups of each pipeline.
         """
         self.address = address
-        self.node = f"{address[0]}:{address[1]}"
+        self.node = node_name(address)
         """For people."""
         self.client = client
         self.breaker = breaker

@@ -17,7 +17,7 @@ from authz.revocation.client import connector
 from authz.revocation.lane import Lane, Lookup, Redirect
 from authz.revocation.outage import Breaker, State
 from authz.revocation.record import Clear, Revoked, TokenRef, Unavailable
-from authz.revocation.topology import Address, Topology, TopologyError
+from authz.revocation.topology import Address, Topology, TopologyError, node_name
 from authz.settings import StoreSettings, store_url_parts
 
 MAX_REDIRECTS = 3
@@ -105,11 +105,11 @@ class Nodes:
     async def _guard(self) -> None:
         """Read the map when it may have changed, and probe the nodes that failed."""
         while True:
+            self._wake.clear()  # before: what goes wrong meanwhile calls for another round
             try:
                 await self._tend()
             except Exception:  # without this task no breaker would ever close again
                 log.exception(events.STORE_GUARD_FAILED)
-            self._wake.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._pause()):
                     await self._wake.wait()
@@ -235,8 +235,3 @@ class Nodes:
                 name: breaker.status(self._loop.time()) for name, breaker in self.breakers().items()
             },
         }
-
-
-def node_name(address: Address) -> str:
-    """`host:port`, for people and metrics."""
-    return f"{address[0]}:{address[1]}"

@@ -150,3 +150,8 @@ class Topology:
 def _address(node: Sequence[Any], asked: Address) -> Address:
     host = node[0].decode() if isinstance(node[0], bytes) else ""
     return (host or asked[0], int(node[1]))  # an empty or null host: the one that was asked
+
+
+def node_name(address: Address) -> str:
+    """`host:port`, for people and metrics."""
+    return f"{address[0]}:{address[1]}"

@@ -28,9 +28,10 @@ from tenacity import (
 
 from authz.revocation.client import MIN_READ_TIMEOUT
 from authz.revocation.lane import describe
-from authz.revocation.nodes import Nodes, node_name
+from authz.revocation.nodes import Nodes
 from authz.revocation.record import feed_key
 from authz.revocation.store import StoreError
+from authz.revocation.topology import node_name
 from authz.settings import MAX_LIFETIME, StoreSettings
 
 RETRY_WAIT = 0.05
