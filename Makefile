@@ -12,8 +12,11 @@ SOURCES := $(shell find $(wildcard authz tests envoy k8s loadtest) -type f -not 
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
+# Or each of the many processes that tests and demo start would compile all packages anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint format loadtest proto corpus lock clean
+.PHONY: help demo test check lint format fuzz loadtest proto corpus lock clean
 
 help: ## this list
 	@echo "make TARGET [ARGS=...]"
@@ -43,11 +46,14 @@ format: $(INSTALLED) ## put every file in the house format
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-loadtest: $(INSTALLED) ## what a check costs, beside a server that only answers OK (ARGS="--only envoy")
+fuzz: $(INSTALLED) ## look for input that breaks what reads it, a minute each (ARGS="--seconds 600")
+	@PYTHONPATH=tests $(BIN)/python -m fuzz $(ARGS)
+
+loadtest: $(INSTALLED) ## what a check costs, against its targets: four minutes (ARGS=--all: everything)
 	@$(BIN)/python -m loadtest $(ARGS)
 
-proto: $(INSTALLED) ## compile authz/envoy_api/check.proto
-	@$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. authz/envoy_api/check.proto
+proto: $(INSTALLED) ## compile authz/envoy_api/*.proto
+	@$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. authz/envoy_api/*.proto
 
 corpus: $(INSTALLED) ## capture tests/data/check_requests from the real Envoy again
 	@PYTHONPATH=tests $(BIN)/python -m support.corpus
