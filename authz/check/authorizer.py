@@ -14,7 +14,6 @@ from authz.check.token import Identity
 from authz.check.verdict import (
     Reason,
     Verdict,
-    allow,
     allow_anonymous,
     allow_fail_open,
     deny,
@@ -26,7 +25,11 @@ from authz.revocation.record import Clear, Finding, Revoked, TokenRef, Unavailab
 class RevocationView(Protocol):
     """What is known about revocations, here or in the store."""
 
-    def find(self, ref: TokenRef, now: float) -> Finding | Awaitable[Finding]: ...
+    def find(self, ref: TokenRef, now: float, last: Clear) -> Finding | Awaitable[Finding]:
+        """Is it revoked? At once where memory knows. `last`: the latest `Clear` that this gave for
+        the token, which it may repeat.
+        """
+        ...
 
 
 class FailOpenRecorder(Protocol):
@@ -69,51 +72,56 @@ class Authorizer:
             if policy.optional and token in {Reason.TOKEN_MISSING, Reason.SCHEME_UNSUPPORTED}:
                 return allow_anonymous()
             return deny(token)
-        verified = self._verifier.verify(token, self._clock())
+        now = self._clock()
+        verified = self._verifier.verify(token, now)
         if isinstance(verified, Refused):
             # An unknown key may be a new one: ask its source, at most so often.
             newer_keys = verified.ring.refetch() if verified.ring is not None else None
             if newer_keys is not None:
                 return self._check_with_newer_keys(request, policy, token, newer_keys)
             return deny(verified.reason, detail=verified.detail)
-        return self._check_revocation(request, policy, verified)
+        return self._check_revocation(request, policy, verified, now)
 
     async def _check_with_newer_keys(
         self, request: CheckRequest, policy: RoutePolicy, token: str, newer_keys: Awaitable[None]
     ) -> Verdict:
         await newer_keys
-        verified = self._verifier.verify(token, self._clock())
+        now = self._clock()
+        verified = self._verifier.verify(token, now)
         if isinstance(verified, Refused):
             return deny(verified.reason, detail=verified.detail)
-        verdict = self._check_revocation(request, policy, verified)
+        verdict = self._check_revocation(request, policy, verified, now)
         return verdict if isinstance(verdict, Verdict) else await verdict
 
     def _check_revocation(
-        self, request: CheckRequest, policy: RoutePolicy, verified: Verified
+        self, request: CheckRequest, policy: RoutePolicy, verified: Verified, now: float
     ) -> Verdict | Awaitable[Verdict]:
-        finding = self._revocations.find(verified.identity.ref, self._clock())
-        if isinstance(finding, Revoked | Clear | Unavailable):
-            return self._conclude(request, policy, verified.identity, finding)
-        return self._conclude_later(request, policy, verified.identity, finding)
+        finding = self._revocations.find(verified.identity.ref, now, verified.clear)
+        if isinstance(finding, Clear):
+            verified.clear = finding
+        elif not isinstance(finding, (Revoked, Unavailable)):
+            return self._conclude_later(request, policy, verified, finding)
+        return self._conclude(request, policy, verified, finding)
 
     async def _conclude_later(
         self,
         request: CheckRequest,
         policy: RoutePolicy,
-        identity: Identity,
+        verified: Verified,
         finding: Awaitable[Finding],
     ) -> Verdict:
-        verdict = self._conclude(request, policy, identity, await finding)
+        verdict = self._conclude(request, policy, verified, await finding)
         return verdict if isinstance(verdict, Verdict) else await verdict
 
     def _conclude(
-        self, request: CheckRequest, policy: RoutePolicy, identity: Identity, finding: Finding
+        self, request: CheckRequest, policy: RoutePolicy, verified: Verified, finding: Finding
     ) -> Verdict | Awaitable[Verdict]:
+        identity = verified.identity
         match finding:
-            case Revoked():
-                return deny(Reason.TOKEN_REVOKED, identity=identity)
             case Clear():
-                return policy.objection(identity) or allow(identity)
+                return policy.objection(identity) or verified.allowed
+            case Revoked():
+                return verified.revoked
             case Unavailable(cause):
                 objection = policy.objection(identity)
                 if objection is not None:

@@ -82,7 +82,7 @@ def _json_object(segment: str) -> dict[str, Any]:
     try:
         text = _decode(segment).decode()
         _require_shallow(text)
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        value = _JSON.decode(text)
     except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
         raise BadTokenError(Reason.TOKEN_MALFORMED) from None
     if not isinstance(value, dict):
@@ -112,3 +112,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _no_constant(text: str) -> NoReturn:
     """NaN and Infinity are not JSON."""
     raise ValueError(text)
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+"""Made once: `json.loads` with hooks makes one each time, which takes as long as the reading."""

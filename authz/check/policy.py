@@ -43,9 +43,10 @@ class RoutePolicy:
         """The denial of a good token that is not good enough for this route, else None."""
         if self.audience is not None and self.audience not in identity.audiences:
             return deny(Reason.ROUTE_AUDIENCE_MISMATCH, identity=identity)
-        if any(scope not in identity.scopes for scope in self.scopes):
-            needed = " ".join(self.scopes)
-            return deny(Reason.INSUFFICIENT_SCOPE, identity=identity, detail=f"needs {needed}")
+        for scope in self.scopes:
+            if scope not in identity.scopes:
+                needed = " ".join(self.scopes)
+                return deny(Reason.INSUFFICIENT_SCOPE, identity=identity, detail=f"needs {needed}")
         return None
 
 
@@ -54,13 +55,17 @@ class RoutePolicies:
 
     def __init__(self, fail_mode: FailMode) -> None:
         self._fail_mode: FailMode = fail_mode
+        self._default = self._parse({})
         self._known: LRUCache[tuple[tuple[str, str], ...], RoutePolicy] = LRUCache(
             ROUTES_REMEMBERED
         )
 
     def of(self, extensions: Mapping[str, str]) -> RoutePolicy:
         """The policy of a route. PolicyError: an unknown `authz.*` key or value."""
-        key = tuple(extensions.items())
+        if not extensions:
+            return self._default
+        # `items()` of a protobuf map is Python code; this is not.
+        key = tuple([(name, extensions[name]) for name in extensions])
         policy = self._known.get(key)
         if policy is None:
             policy = self._parse(extensions)
@@ -71,7 +76,8 @@ class RoutePolicies:
         mode, fail_mode = "required", self._fail_mode
         audience: str | None = None
         scopes: tuple[str, ...] = ()
-        for key, value in extensions.items():
+        # In order: a protobuf map's differs between processes, and of two mistakes one is named.
+        for key, value in sorted(extensions.items()):
             match key:
                 case "authz.mode" if value in {"required", "optional"}:
                     mode = value

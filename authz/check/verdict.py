@@ -5,8 +5,9 @@ in the audit.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, StrEnum, unique
+from functools import lru_cache
 from typing import NamedTuple
 
 from authz.check.token import Identity
@@ -20,6 +21,9 @@ class Decision(StrEnum):
     ALLOW = "allow"
     FAIL_OPEN = "fail-open"
     DENY = "deny"
+
+    # Enum's own is Python code, and every check is counted by decision and reason.
+    __hash__ = str.__hash__
 
 
 class _Meaning(NamedTuple):
@@ -117,6 +121,8 @@ class Reason(Enum):
         "the issuer's keys have not been obtained yet",
     )
 
+    __hash__ = object.__hash__  # as for Decision
+
     def __str__(self) -> str:
         return self.value.word
 
@@ -131,6 +137,14 @@ class Verdict:
     """Whose token it was, once its signature was verified; else None."""
     detail: str
     """What a person needs beyond the reason, free of anything the client sent; may be empty."""
+    encoded: bytes | None = field(default=None, init=False, repr=False, compare=False)
+    """The answer that the encoder made of it, where that is the same for any request: made once
+    for a verdict that is kept."""
+
+    def keep(self, encoded: bytes) -> bytes:
+        """Put `encoded` there. Gives it back."""
+        object.__setattr__(self, "encoded", encoded)
+        return encoded
 
 
 def allow(identity: Identity) -> Verdict:
@@ -138,7 +152,7 @@ def allow(identity: Identity) -> Verdict:
 
 
 def allow_anonymous() -> Verdict:
-    return Verdict(Decision.ALLOW, Reason.ANONYMOUS, None, "")
+    return _ANONYMOUS
 
 
 def allow_fail_open(identity: Identity) -> Verdict:
@@ -146,7 +160,13 @@ def allow_fail_open(identity: Identity) -> Verdict:
 
 
 def deny(reason: Reason, *, identity: Identity | None = None, detail: str = "") -> Verdict:
+    if identity is None and not detail:
+        return _BARE_DENIALS[reason]
     return Verdict(Decision.DENY, reason, identity, detail)
+
+
+_ANONYMOUS = Verdict(Decision.ALLOW, Reason.ANONYMOUS, None, "")
+_BARE_DENIALS = {reason: Verdict(Decision.DENY, reason, None, "") for reason in Reason}
 
 
 class Denial(NamedTuple):
@@ -154,18 +174,28 @@ class Denial(NamedTuple):
 
     status: int
     headers: tuple[tuple[str, str], ...]
-    body: str
+    body_start: str
+    """A JSON object up to the value of its last member, `request_id`."""
+
+    def body(self, request_id: str) -> str:
+        return f"{self.body_start}{json.dumps(request_id)}}}"
 
 
 RETRY_AFTER_SECONDS = 1
 """The breaker probes twice a second, so a second is when asking again makes sense."""
 
 
-def denial(verdict: Verdict, request_id: str) -> Denial:
+DENIALS_KEPT = 1024
+"""Responses by reason and detail. Details are words of ours and scopes that routes need, so there
+are few; 1 KB each."""
+
+
+@lru_cache(DENIALS_KEPT)
+def denial(reason: Reason, detail: str) -> Denial:
     """The response that a denied client gets: RFC 6750 section 3 challenge and a JSON body."""
-    _, status, error, description = verdict.reason.value
-    if verdict.detail:
-        description = f"{description}: {verdict.detail}"
+    word, status, error, description = reason.value
+    if detail:
+        description = f"{description}: {detail}"
     headers = [("content-type", "application/json"), ("cache-control", "no-store")]
     if status in {401, 403}:
         challenge = f'Bearer realm="{REALM}"'
@@ -176,8 +206,8 @@ def denial(verdict: Verdict, request_id: str) -> Denial:
         headers.append(("retry-after", str(RETRY_AFTER_SECONDS)))
     body = {
         "error": error or "unauthorized",
-        "reason": str(verdict.reason),
+        "reason": word,
         "error_description": description,
-        "request_id": request_id,
     }
-    return Denial(status, tuple(headers), json.dumps(body))
+    body_start = json.dumps(body).removesuffix("}") + ', "request_id": '
+    return Denial(status, tuple(headers), body_start)

@@ -9,18 +9,25 @@ from the issuer's configured source or not at all.
 """
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import jwt
-from cachetools import LRUCache
 
 from authz.check.claims import identity_of, not_before, numeric_date
-from authz.check.jose import BadTokenError, Jws, require_compact_form, take_apart
+from authz.check.jose import (
+    MAX_TOKEN_BYTES,
+    BadTokenError,
+    Jws,
+    require_compact_form,
+    take_apart,
+)
 from authz.check.token import Identity
-from authz.check.verdict import Reason
+from authz.check.verdict import Reason, Verdict, allow, deny
 from authz.keys.keyset import KeySet, VerificationKey
+from authz.revocation.record import CLEAR, Clear
 from authz.settings import ALGORITHMS, IssuerSettings
 
 
@@ -50,18 +57,33 @@ class Refused(NamedTuple):
     """With KEY_UNKNOWN and KEYS_UNAVAILABLE: the issuer's ring, which may be able to fetch."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Verified:
-    """A token whose signature and claims were good, with what can make that end."""
+    """A token whose signature and claims were good, with what can make that end, and what has been
+    worked out about it, so that no check has to do it again.
+    """
 
     identity: Identity
-    not_before: int
-    """The later of `nbf` and `iat`. Seconds since 1970."""
-    expires_at: int
+    usable_from: float
+    """The later of `nbf` and `iat`, less the leeway. Seconds since 1970."""
+    usable_until: float
+    """`exp` and the leeway. Seconds since 1970."""
     key: VerificationKey
     key_set: KeySet
     """The set in which `key` was last seen."""
     ring: IssuerKeys
+    allowed: Verdict
+    """Its verdict where nothing speaks against it."""
+    clear: Clear = CLEAR
+    """What was last said by the revocation side, where that was not `Revoked`."""
+    _revoked: Verdict | None = None
+
+    @property
+    def revoked(self) -> Verdict:
+        """Its verdict once it is revoked."""
+        if self._revoked is None:
+            self._revoked = deny(Reason.TOKEN_REVOKED, identity=self.identity)
+        return self._revoked
 
 
 class _Trust(NamedTuple):
@@ -95,54 +117,48 @@ class Verifier:
         }
         self._leeway = leeway
         self._buckets = buckets
-        self._cache: LRUCache[bytes, Verified] = LRUCache(cache_size)
+        # By the SHA-256 of the whole token, the one used last at the end. A `cachetools.LRUCache`
+        # has a second dictionary, and Python code on the way of a hit.
+        self._known: OrderedDict[bytes, Verified] = OrderedDict()
+        self._capacity = cache_size
         self.hits = 0
         self.misses = 0
 
     @property
     def size(self) -> int:
         """Tokens remembered."""
-        return len(self._cache)
+        return len(self._known)
 
     def verify(self, token: str, now: float) -> Verified | Refused:
         """Judge a token. `now` in seconds since 1970. Never raises for any text."""
+        if len(token) > MAX_TOKEN_BYTES:
+            return Refused(Reason.TOKEN_TOO_LARGE)
+        if not token.isascii():
+            return Refused(Reason.TOKEN_MALFORMED)
+        # Of the whole text: one that differs in its signature must miss. No text of another form
+        # than the compact one was ever remembered, so that the form of a known one is good.
+        digest = hashlib.sha256(token.encode()).digest()
+        known = self._known.get(digest)
+        if known is None or not (known.ring.keys is known.key_set or _key_still_stands(known)):
+            return self._verify_new(token, digest, now)
+        self._known.move_to_end(digest)
+        self.hits += 1
+        return known if known.usable_from <= now < known.usable_until else _untimely(known, now)
+
+    def _verify_new(self, token: str, digest: bytes, now: float) -> Verified | Refused:
+        self._known.pop(digest, None)
         try:
             require_compact_form(token)
-            # Of the whole text: one that differs in its signature must miss.
-            digest = hashlib.sha256(token.encode()).digest()
-            known = self._cache.get(digest)
-            if known is not None and self._key_still_stands(known):
-                self.hits += 1
-                return self._in_time(known, now)
             self.misses += 1
-            self._cache.pop(digest, None)
             found = self._verify(take_apart(token), now)
         except BadTokenError as bad:
             return Refused(bad.reason, bad.detail)
         if isinstance(found, Refused):
             return found
-        self._cache[digest] = found
-        return self._in_time(found, now)
-
-    def _in_time(self, known: Verified, now: float) -> Verified | Refused:
-        if now >= known.expires_at + self._leeway:
-            return Refused(Reason.TOKEN_EXPIRED)
-        if now < known.not_before - self._leeway:
-            return Refused(Reason.TOKEN_NOT_YET_VALID)
-        return known
-
-    @staticmethod
-    def _key_still_stands(known: Verified) -> bool:
-        """Whether the key that verified this token is still in its issuer's set. A key set that
-        was replaced costs each token one set look-up, not a signature.
-        """
-        current = known.ring.keys
-        if current is known.key_set:
-            return True
-        if current is None or known.key not in current:
-            return False
-        known.key_set = current
-        return True
+        if len(self._known) >= self._capacity:
+            self._known.popitem(last=False)
+        self._known[digest] = found
+        return found if found.usable_from <= now < found.usable_until else _untimely(found, now)
 
     def _verify(self, jws: Jws, now: float) -> Verified | Refused:
         signatures = _SIGNATURES.get(jws.algorithm)
@@ -175,5 +191,28 @@ class Verifier:
             return Refused(Reason.LIFETIME_TOO_LONG)
         if trust.audiences.isdisjoint(identity.audiences):
             return Refused(Reason.AUDIENCE_MISMATCH)
-        usable_from = not_before(jws.claims)
-        return Verified(identity, usable_from, expires_at, key, key_set, trust.ring)
+        return Verified(
+            identity=identity,
+            usable_from=not_before(jws.claims) - self._leeway,
+            usable_until=expires_at + self._leeway,
+            key=key,
+            key_set=key_set,
+            ring=trust.ring,
+            allowed=allow(identity),
+        )
+
+
+def _key_still_stands(known: Verified) -> bool:
+    """Whether the key that verified this token is in the set that its issuer has now. A key set
+    that was replaced costs each token one set look-up, not a signature.
+    """
+    current = known.ring.keys
+    if current is None or known.key not in current:
+        return False
+    known.key_set = current
+    return True
+
+
+def _untimely(known: Verified, now: float) -> Refused:
+    is_over = now >= known.usable_until
+    return Refused(Reason.TOKEN_EXPIRED if is_over else Reason.TOKEN_NOT_YET_VALID)

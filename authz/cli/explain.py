@@ -22,7 +22,7 @@ from authz.check.authorizer import Authorizer
 from authz.check.credentials import CredentialFinder
 from authz.check.jose import BadTokenError, Jws, require_compact_form, take_apart
 from authz.check.policy import RoutePolicies
-from authz.check.request import CheckRequest
+from authz.check.request import CheckRequest, PlainRequest
 from authz.check.token import Identity
 from authz.check.verdict import Decision, Reason, Verdict
 from authz.check.verifier import Refused, Verifier
@@ -73,8 +73,8 @@ class _Known:
     def __init__(self) -> None:
         self.finding: Finding = Unavailable("connection")
 
-    def find(self, ref: TokenRef, now: float) -> Finding:
-        del ref, now
+    def find(self, ref: TokenRef, now: float, last: Clear) -> Finding:
+        del ref, now, last
         return self.finding
 
 
@@ -163,15 +163,10 @@ async def _explain(settings: Settings, extensions: Mapping[str, str], token: str
             recorder=_NoRecord(),
             clock=time.time,
         )
-        request = CheckRequest(
-            request_id="explain",
-            method="GET",
-            path="/",
-            host="",
-            source="",
+        request = PlainRequest(
             headers={"authorization": (f"Bearer {token}",)},
-            forged=(),
             extensions=extensions,
+            request_id="explain",
         )
         verdict = authorizer.check(request)
         told.verdict = verdict if isinstance(verdict, Verdict) else await verdict
@@ -233,8 +228,9 @@ def _explain_signature(told: _Explanation, verifier: Verifier, token: str) -> Id
             finding = _refusal(verified.reason, verified.detail)
             told.found("signature, claims", False, finding)
             return None
-        left = round(verified.expires_at - time.time())
-        until = datetime.fromtimestamp(verified.expires_at, UTC).isoformat()
+        expires_at = verified.identity.ref.expires_at
+        left = round(expires_at - time.time())
+        until = datetime.fromtimestamp(expires_at, UTC).isoformat()
         told.found(
             "signature, claims",
             True,

@@ -7,7 +7,7 @@ from typing import Protocol
 from authz.check.authorizer import Authorizer
 from authz.check.request import CheckRequest
 from authz.check.verdict import Verdict
-from authz.envoy_api.codec import RequestDecoder, encode
+from authz.envoy_api.codec import decode, encode
 
 AUTHORIZATION_SERVICE = "envoy.service.auth.v3.Authorization"
 
@@ -23,14 +23,12 @@ class CheckService:
 
     def __init__(
         self,
-        decoder: RequestDecoder,
         authorizer: Authorizer,
         observer: CheckObserver,
         *,
         timer: Callable[[], float] = perf_counter,
     ) -> None:
         """`timer`: seconds from any fixed point, monotonic."""
-        self._decoder = decoder
         self._authorizer = authorizer
         self._observer = observer
         self._timer = timer
@@ -38,7 +36,7 @@ class CheckService:
     def check(self, data: bytes) -> bytes | Awaitable[bytes]:
         """Answer one CheckRequest. MalformedRequestError: `data` is none."""
         started = self._timer()
-        request = self._decoder.decode(data)
+        request = decode(data)
         verdict = self._authorizer.check(request)
         if isinstance(verdict, Verdict):
             return self._finish(request, verdict, started)

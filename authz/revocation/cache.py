@@ -7,13 +7,12 @@ a `not revoked` only for a moment.
 """
 
 import math
+from collections import OrderedDict
 from dataclasses import dataclass
 
 from cachetools import LRUCache
 
-from authz.revocation.record import Clear, Revoked, TokenRef
-
-CLEAR = Clear()
+from authz.revocation.record import CLEAR, Clear, Revoked, TokenRef
 
 _Key = tuple[str, str]
 """User and TID; a user's cut-off has `_WHOLE_USER` for TID."""
@@ -52,9 +51,14 @@ class RevocationCache:
         small, and during an outage of the store these tokens would be let through."""
         self.evictions_clear = 0
         """`Not revoked` answers that were pushed out before their time."""
+        self.epoch = 0
+        """Grows with every revocation that is learnt. Whoever remembers that a token was clear, and
+        at which epoch, needn't ask again while it is the same: see `find`."""
         self._negative_ttl = negative_ttl
         self._revoked: LRUCache[_Key, _Known] = LRUCache(revocations)
-        self._clear: LRUCache[_ClearKey, float] = LRUCache(revocations)  # to when it was stored
+        self._clear_max = revocations
+        self._clear: OrderedDict[_ClearKey, float] = OrderedDict()
+        """To when it was stored, in that order: all are believed for the same time."""
 
     @property
     def size_revoked(self) -> int:
@@ -66,13 +70,21 @@ class RevocationCache:
         """Entries held, whether or not they still count."""
         return len(self._clear)
 
-    def find(self, ref: TokenRef, now: float) -> Revoked | Clear | None:
+    def find(self, ref: TokenRef, now: float, last: Clear = CLEAR) -> Revoked | Clear | None:
         """What is known of the token; None where the store has to be asked.
 
-        Entries that ran out are not believed, but not erased either: a clock that was wrong for a
-        moment must not make us forget a revocation. Nobody uses them, so they are pushed out.
+        `last`: what this said of the same token the time before. It is repeated without looking
+        anything up while nothing was learnt since (`epoch`) and its time is not over. Not before
+        it was said, either: where a clock is set back, a revocation that had run out may count
+        again.
+
+        Revocations that ran out are not believed, but not erased either: a clock that was wrong for
+        a moment must not make us forget one. Nobody uses them, so they are pushed out.
         """
-        revoked = self._revocation_of(ref, now)
+        if last.epoch == self.epoch and last.since <= now < last.until:
+            self.hits_clear += 1
+            return last
+        revoked = self.revocation_of(ref, now)
         if revoked is not None:
             self.hits_revoked += 1
             return revoked
@@ -83,7 +95,7 @@ class RevocationCache:
             and stored_at >= self._cutoff_learnt_at(ref.user)
         ):
             self.hits_clear += 1
-            return CLEAR
+            return Clear(self.epoch, now, stored_at + self._negative_ttl)
         self.misses += 1
         return None
 
@@ -93,9 +105,8 @@ class RevocationCache:
         """
         match finding:
             case Clear():
-                if self._negative_ttl > 0 and self._revocation_of(ref, now) is None:
-                    self._make_room_for_clear(_clear_key(ref), now)
-                    self._clear[_clear_key(ref)] = now
+                if self._negative_ttl > 0 and self.revocation_of(ref, now) is None:
+                    self._remember_clear(_clear_key(ref), now)
             case Revoked(not_before=None):
                 self.forget_clear(ref)
                 self._keep((ref.user, ref.token), finding, now)
@@ -106,8 +117,10 @@ class RevocationCache:
     def forget_clear(self, ref: TokenRef) -> None:
         """Ask the store the next time, unless the token is known to be revoked."""
         self._clear.pop(_clear_key(ref), None)
+        self.epoch += 1  # what was given out counts no more
 
-    def _revocation_of(self, ref: TokenRef, now: float) -> Revoked | None:
+    def revocation_of(self, ref: TokenRef, now: float) -> Revoked | None:
+        """The revocation that is known of the token. Counts as neither hit nor miss."""
         token = self._revoked.get((ref.user, ref.token))
         if token is not None and now < token.revoked.until:
             return token.revoked
@@ -135,10 +148,18 @@ class RevocationCache:
         if merged != known.revoked:
             self._revoked[key] = _Known(merged, now)
 
-    def _make_room_for_clear(self, key: _ClearKey, now: float) -> None:
-        if key not in self._clear and len(self._clear) >= self._clear.maxsize:
-            _, stored_at = self._clear.popitem()
-            self.evictions_clear += stored_at <= now < stored_at + self._negative_ttl
+    def _remember_clear(self, key: _ClearKey, now: float) -> None:
+        """What ran out leaves by this: with many tokens that come once, it would be most."""
+        clear = self._clear
+        clear[key] = now
+        clear.move_to_end(key)
+        while True:
+            oldest, stored_at = next(iter(clear.items()))
+            counts = now < stored_at + self._negative_ttl
+            if counts and len(clear) <= self._clear_max:
+                return
+            del clear[oldest]
+            self.evictions_clear += counts
 
 
 def _clear_key(ref: TokenRef) -> _ClearKey:

@@ -9,7 +9,7 @@ import binascii
 import hashlib
 import json
 from base64 import urlsafe_b64encode
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 ANY_USER = "-"
 """Stands for the user in the key of a token that was revoked by issuer and `jti` alone. Such a
@@ -56,7 +56,18 @@ class Revoked:
 
 @dataclass(frozen=True, slots=True)
 class Clear:
-    """The store was asked and knows of no revocation."""
+    """The store was asked and knows of no revocation.
+
+    One is equal to any other. The fields say how long memory may repeat it, see
+    `RevocationCache.find`; with the values they have here: not at all.
+    """
+
+    epoch: int = field(default=-1, compare=False, repr=False)
+    """`RevocationCache.epoch` when memory gave it out."""
+    since: float = field(default=0.0, compare=False, repr=False)
+    """When memory gave it out. Seconds since 1970."""
+    until: float = field(default=0.0, compare=False, repr=False)
+    """From when on the store has to be asked again. Seconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +80,8 @@ class Unavailable:
 
 
 Finding = Revoked | Clear | Unavailable
+
+CLEAR = Clear()
 
 
 def user_digest(issuer: str, subject: str) -> str:
@@ -106,8 +119,5 @@ def _digest(*parts: bytes) -> str:
     """43 characters of base64url. Each part is preceded by its length, so that no two lists of
     parts read the same.
     """
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(len(part).to_bytes(4, "big"))
-        digest.update(part)
-    return urlsafe_b64encode(digest.digest()).rstrip(b"=").decode()
+    data = b"".join([len(part).to_bytes(4, "big") + part for part in parts])
+    return urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from authz.revocation.cache import RevocationCache
-from authz.revocation.record import Clear, Finding, Revoked, TokenRef, Unavailable
+from authz.revocation.record import CLEAR, Clear, Finding, Revoked, TokenRef, Unavailable
 from authz.revocation.store import RevocationStore
 
 
@@ -27,27 +27,32 @@ class Revocations:
         """Remember what the store said, also when it came too late for the check that asked."""
         self._cache.remember(ref, finding, self._clock())
 
-    def find(self, ref: TokenRef, now: float) -> Finding | Awaitable[Finding]:
+    def find(self, ref: TokenRef, now: float, last: Clear = CLEAR) -> Finding | Awaitable[Finding]:
         """Is it revoked? At once where memory knows, else as an awaitable of at most
-        `store.timeout`. Never raises.
+        `store.timeout`. Never raises. `last`: what this said of the same token the time before,
+        as for `RevocationCache.find`.
         """
-        known = self._cache.find(ref, now)
+        known = self._cache.find(ref, now, last)
         if known is not None:
             return known
         asked = self._in_flight.get(ref)
-        if asked is not None:
-            return asyncio.shield(asked)
-        answer = self._store.find(ref)
-        if isinstance(answer, Revoked | Clear | Unavailable):
-            self._count(answer)
-            if not isinstance(answer, Unavailable):  # errors are never cached
-                self.learn(ref, answer)
-            return answer
-        asked = asyncio.ensure_future(answer)
-        self._in_flight[ref] = asked
-        asked.add_done_callback(lambda done: self._settled(ref, done))
+        if asked is None:
+            answer = self._store.find(ref)
+            if isinstance(answer, Revoked | Clear | Unavailable):
+                self._count(answer)
+                if not isinstance(answer, Unavailable):  # errors are never cached
+                    self.learn(ref, answer)
+                return answer
+            asked = asyncio.ensure_future(answer)
+            self._in_flight[ref] = asked
+            asked.add_done_callback(lambda done: self._settled(ref, done))
+        return self._answer(ref, asked)
+
+    async def _answer(self, ref: TokenRef, asked: asyncio.Future[Finding]) -> Finding:
         # Shielded: a client that goes away must not take the answer from those who share it.
-        return asyncio.shield(asked)
+        finding = await asyncio.shield(asked)
+        # What the store said may be of the time before a revocation that came in meanwhile.
+        return self._cache.revocation_of(ref, self._clock()) or finding
 
     def _settled(self, ref: TokenRef, done: asyncio.Future[Finding]) -> None:
         self._in_flight.pop(ref, None)

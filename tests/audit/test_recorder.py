@@ -7,12 +7,12 @@ import pytest
 
 from authz.audit.log import AuditLog
 from authz.audit.recorder import FailOpenRecorder
-from authz.check.request import CheckRequest
+from authz.check.request import PlainRequest
 from authz.check.token import Identity
 from authz.revocation.record import TokenRef
 from authz.settings import AuditSettings
 
-REQUEST = CheckRequest(
+REQUEST = PlainRequest(
     request_id="5c3f",
     method="GET",
     path="/orders/7",

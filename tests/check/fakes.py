@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Mapping
 from typing import Any
 
-from authz.check.request import CheckRequest
+from authz.check.request import CheckRequest, PlainRequest
 from authz.check.token import Identity
 from authz.check.verdict import Reason
 from authz.check.verifier import Refused, Verified, Verifier
@@ -70,8 +70,9 @@ class CountingRevocations:
         self.later = later
         self.asked: list[TokenRef] = []
 
-    def find(self, ref: TokenRef, now: float) -> Finding | Awaitable[Finding]:
+    def find(self, ref: TokenRef, now: float, last: Clear) -> Finding | Awaitable[Finding]:
         assert now > 0
+        assert last == Clear()
         self.asked.append(ref)
         return self._find_later() if self.later else self.finding
 
@@ -132,12 +133,12 @@ def http_request(
     token: str | None = None,
     headers: Mapping[str, tuple[str, ...]] | None = None,
     extensions: Mapping[str, str] | None = None,
-) -> CheckRequest:
+) -> PlainRequest:
     """A request as the decoder hands it on. `token`: as the bearer token."""
     values = dict(headers or {})
     if token is not None:
         values["authorization"] = (f"Bearer {token}",)
-    return CheckRequest(
+    return PlainRequest(
         request_id="request-1",
         method="GET",
         path="/",

@@ -6,7 +6,7 @@ import re
 import pytest
 from check.challenge import parse_challenge
 
-from authz.check.verdict import Decision, Reason, denial, deny
+from authz.check.verdict import Decision, Reason, denial
 
 DENIALS = [reason for reason in Reason if reason.value.status != 200]
 
@@ -25,8 +25,8 @@ def test_descriptions_may_stand_in_a_quoted_string() -> None:
 
 @pytest.mark.parametrize("reason", DENIALS, ids=str)
 def test_a_denial_says_its_reason_in_the_body(reason: Reason) -> None:
-    answer = denial(deny(reason), "request-1")
-    body = json.loads(answer.body)
+    answer = denial(reason, "")
+    body = json.loads(answer.body("request-1"))
     assert body["reason"] == str(reason)
     assert body["request_id"] == "request-1"
     assert body["error"] == (reason.value.error or "unauthorized")
@@ -36,7 +36,7 @@ def test_a_denial_says_its_reason_in_the_body(reason: Reason) -> None:
 
 @pytest.mark.parametrize("reason", DENIALS, ids=str)
 def test_the_status_decides_between_challenge_and_retry(reason: Reason) -> None:
-    answer = denial(deny(reason), "")
+    answer = denial(reason, "")
     headers = dict(answer.headers)
     assert len(headers) == len(answer.headers)
     assert ("www-authenticate" in headers) == (answer.status in {401, 403})
@@ -49,9 +49,7 @@ def test_the_status_decides_between_challenge_and_retry(reason: Reason) -> None:
     "reason", [reason for reason in DENIALS if reason.value.status in {401, 403}], ids=str
 )
 def test_the_challenge_is_as_rfc_6750_has_it(reason: Reason) -> None:
-    scheme, parameters = parse_challenge(
-        dict(denial(deny(reason, detail="exp"), "").headers)["www-authenticate"]
-    )
+    scheme, parameters = parse_challenge(dict(denial(reason, "exp").headers)["www-authenticate"])
     assert (scheme, parameters["realm"]) == ("Bearer", "authz")
     if reason in {Reason.TOKEN_MISSING, Reason.SCHEME_UNSUPPORTED}:
         # Section 3.1: no error code where the request lacks any authentication information.
@@ -84,7 +82,7 @@ def test_failing_open_is_a_decision_of_its_own() -> None:
 
 @pytest.mark.parametrize("request_id", ['"', "\r\n", "é\x00", "</script>", "\\"])
 def test_a_request_id_cannot_break_out_of_the_body(request_id: str) -> None:
-    answer = denial(deny(Reason.TOKEN_MISSING), request_id)
-    assert json.loads(answer.body)["request_id"] == request_id
-    assert answer.body.isascii()
-    assert "\n" not in answer.body
+    body = denial(Reason.TOKEN_MISSING, "").body(request_id)
+    assert json.loads(body)["request_id"] == request_id
+    assert body.isascii()
+    assert "\n" not in body

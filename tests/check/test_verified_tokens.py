@@ -3,13 +3,13 @@
 import pytest
 from check.fakes import KID, NOW, FakeKeys, accepted, make_verifier, public_keys, reason, token
 
-from authz.check.verdict import Reason
+from authz.check.verdict import Reason, allow, deny
 from authz.check.verifier import Refused, Verifier
 from authz.keys.jwk import parse_jwks
 from authz.keys.keyset import KeySet
 from authz.settings import ALGORITHMS
 from support import jwks
-from support.jwks import b64, rsa_key
+from support.jwks import AUDIENCE, b64, rsa_key
 
 
 @pytest.fixture
@@ -27,6 +27,34 @@ def test_a_token_is_verified_once(verifier: Verifier) -> None:
     first = accepted(verifier, text)
     assert accepted(verifier, text) is first
     assert (verifier.hits, verifier.misses, verifier.size) == (1, 1, 1)
+
+
+def test_what_follows_from_a_token_is_worked_out_once(verifier: Verifier) -> None:
+    """Its verdicts, which keep their answers."""
+    text = token()
+    first = accepted(verifier, text)
+    again = accepted(verifier, text)
+    assert again.allowed is first.allowed
+    assert again.revoked is first.revoked
+    assert first.allowed == allow(first.identity)
+    assert first.revoked == deny(Reason.TOKEN_REVOKED, identity=first.identity)
+
+
+def test_equal_lists_of_two_tokens_are_kept_once(verifier: Verifier) -> None:
+    one, other = (accepted(verifier, token(aud=[AUDIENCE, "b"])).identity for _ in range(2))
+    assert one.scopes is other.scopes
+    assert one.audiences is other.audiences
+    assert one.issuer is other.issuer
+
+
+def test_of_a_full_memory_the_token_unused_for_longest_goes(keys: FakeKeys) -> None:
+    verifier = make_verifier(keys, cache_size=2)
+    used, unused, new = (token() for _ in range(3))
+    for text in (used, unused, used, new, used):
+        accepted(verifier, text)
+    assert (verifier.hits, verifier.misses) == (2, 3)
+    accepted(verifier, unused)
+    assert (verifier.hits, verifier.misses) == (2, 4)
 
 
 def test_refusals_are_not_remembered(verifier: Verifier) -> None:

@@ -155,6 +155,24 @@ def test_pushing_out_what_has_run_out_is_no_eviction(cache: RevocationCache) -> 
     assert (cache.evictions_revoked, cache.evictions_clear) == (0, 0)
 
 
+def test_clear_answers_that_ran_out_take_no_room() -> None:
+    """With tokens that come once they would be nearly all."""
+    cache = RevocationCache(revocations=1000, negative_ttl=1.0)
+    for second in range(100):
+        cache.remember(token(f"first-{second}"), CLEAR, NOW + second)
+        cache.remember(token(f"second-{second}"), CLEAR, NOW + second)
+    assert (cache.size_clear, cache.evictions_clear) == (2, 0)
+
+
+def test_a_clear_answer_that_is_given_again_counts_from_then(cache: RevocationCache) -> None:
+    cache.remember(token("first"), CLEAR, NOW)
+    cache.remember(token("second"), CLEAR, NOW + 0.5)
+    cache.remember(token("first"), CLEAR, NOW + 0.9)
+    cache.remember(token("third"), CLEAR, NOW + 1.6)
+    assert cache.find(token("first"), NOW + 1.8) is not None
+    assert cache.find(token("second"), NOW + 1.8) is None
+
+
 def test_forgetting_a_clear_answer_leaves_revocations_alone(cache: RevocationCache) -> None:
     cache.remember(token("good"), CLEAR, NOW)
     cache.remember(token("bad"), Revoked(NOW + 10), NOW)
@@ -162,6 +180,59 @@ def test_forgetting_a_clear_answer_leaves_revocations_alone(cache: RevocationCac
         cache.forget_clear(token(name))
     assert cache.find(token("good"), NOW) is None
     assert cache.find(token("bad"), NOW) == Revoked(NOW + 10)
+
+
+# An answer that is repeated
+
+
+def remembered_as_clear(cache: RevocationCache, ref: TokenRef, now: float = NOW) -> Clear:
+    cache.remember(ref, CLEAR, now)
+    found = cache.find(ref, now)
+    assert isinstance(found, Clear)
+    return found
+
+
+def test_a_clear_answer_is_repeated_for_its_ttl_and_counted(cache: RevocationCache) -> None:
+    last = remembered_as_clear(cache, token())
+    assert cache.find(token(), NOW + 0.999, last) is last
+    assert cache.find(token(), NOW + 1.0, last) is None
+    assert (cache.hits_clear, cache.misses) == (2, 1)
+
+
+@pytest.mark.parametrize("finding", [Revoked(NOW + 10), Revoked(NOW + 10, not_before=NOW)])
+def test_a_clear_answer_is_not_repeated_once_a_revocation_came(
+    cache: RevocationCache, finding: Revoked
+) -> None:
+    last = remembered_as_clear(cache, token())
+    cache.remember(token(), finding, NOW)
+    assert cache.find(token(), NOW, last) == finding
+
+
+def test_a_clear_answer_that_was_forgotten_is_not_repeated(cache: RevocationCache) -> None:
+    last = remembered_as_clear(cache, token())
+    cache.forget_clear(token())
+    assert cache.find(token(), NOW, last) is None
+
+
+def test_anothers_revocation_costs_a_look_and_no_more(cache: RevocationCache) -> None:
+    last = remembered_as_clear(cache, token())
+    cache.remember(token("other", user="bob"), Revoked(NOW + 10), NOW)
+    again = cache.find(token(), NOW + 0.5, last)
+    assert isinstance(again, Clear)
+    assert again is not last
+    assert cache.find(token(), NOW + 0.6, again) is again
+
+
+def test_a_clear_answer_is_not_repeated_when_the_clock_jumped_back(cache: RevocationCache) -> None:
+    """A revocation that had run out by then may count again."""
+    cache.remember(token(), Revoked(NOW + 10), NOW)
+    last = remembered_as_clear(cache, token(), NOW + 10)
+    assert cache.find(token(), NOW + 9.999, last) == Revoked(NOW + 10)
+
+
+def test_what_the_store_said_is_nothing_to_repeat(cache: RevocationCache) -> None:
+    assert cache.find(token(), NOW, CLEAR) is None
+    assert cache.find(token(), 0.0, CLEAR) is None
 
 
 _findings = st.one_of(
@@ -195,3 +266,39 @@ def test_whatever_came_in_between_a_known_revocation_is_found(
             )
             found = cache.find(replace(base, token=name, issued_at=issued_at), now)
             assert isinstance(found, Revoked) == revoked
+
+
+_tokens = st.builds(
+    replace,
+    st.just(token(user="ann")),
+    token=st.sampled_from("ab"),
+    issued_at=st.sampled_from([0, 20]),
+)
+_moments = st.integers(0, 240).map(lambda quarter: quarter / 4)
+
+
+@given(st.lists(st.tuples(_tokens, _moments, _findings | st.none()), max_size=30))
+def test_repeating_answers_changes_none_of_them(
+    steps: list[tuple[TokenRef, float, Clear | Revoked | None]],
+) -> None:
+    """Against a cache that is never shown its last answer; None is a question. Only where the
+    clock was set back may a good answer be repeated that a later one, from earlier, replaced.
+    """
+    cache, plain = RevocationCache(100, 1.0), RevocationCache(100, 1.0)
+    last: dict[TokenRef, Clear] = {}
+    said_clear: dict[TokenRef, list[float]] = {}
+    for ref, now, finding in steps:
+        if finding is not None:
+            cache.remember(ref, finding, now)
+            plain.remember(ref, finding, now)
+            if isinstance(finding, Clear):
+                said_clear.setdefault(ref, []).append(now)
+            continue
+        found, expected = cache.find(ref, now, last.get(ref, CLEAR)), plain.find(ref, now)
+        if isinstance(found, Clear):
+            last[ref] = found
+        if expected is None and found is not None:
+            assert isinstance(found, Clear)
+            assert any(said <= now < said + 1.0 for said in said_clear[ref])
+        else:
+            assert found == expected

@@ -105,6 +105,30 @@ async def test_an_error_is_never_remembered() -> None:
     assert view.results == {"breaker_open": 1, "clear": 1}
 
 
+@pytest.mark.parametrize("answer", [Clear(), Unavailable("timeout")], ids=repr)
+async def test_a_revocation_that_comes_while_the_store_is_asked_counts(answer: Finding) -> None:
+    """What the store says may be of the time before."""
+    store, ref = FakeStore(), token_ref()
+    view = view_of(store)
+    waiting = [asyncio.create_task(ask(view, ref)) for _ in range(2)]
+    await asyncio.sleep(0)
+    view.learn(ref, Revoked(2000.0))
+    store.asked[0].set_result(answer)
+    assert await asyncio.gather(*waiting) == [Revoked(2000.0)] * 2
+
+
+async def test_a_clear_answer_is_repeated_until_something_is_learnt() -> None:
+    store, ref = FakeStore(Clear()), token_ref()
+    view = view_of(store)
+    assert await ask(view, ref) == Clear()
+    last = view.find(ref, NOW)
+    assert isinstance(last, Clear)
+    assert view.find(ref, NOW, last) is last
+    view.learn(ref, Revoked(2000.0))
+    assert view.find(ref, NOW, last) == Revoked(2000.0)
+    assert view.results == {"clear": 1}
+
+
 async def test_what_is_learnt_late_settles_the_next_look_up() -> None:
     store, ref = FakeStore(Unavailable("timeout")), token_ref()
     view = view_of(store)
