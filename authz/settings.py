@@ -313,6 +313,16 @@ def _credential(value: str) -> str:
 ListenAddress = Annotated[str, AfterValidator(_listen_address)]
 
 
+class ListenTlsSettings(_Section):
+    """TLS towards Envoy, with ALPN `h2`. The files are read again on SIGHUP."""
+
+    cert_file: Path
+    """PEM: the certificate and its chain."""
+    key_file: Path
+    client_ca_file: Path | None = None
+    """Clients must show a certificate that one of these signed."""
+
+
 class Settings(BaseSettings):
     """The whole configuration. `load_settings` is the way to make one."""
 
@@ -331,7 +341,12 @@ class Settings(BaseSettings):
     """Where gRPC `Check` and `grpc.health.v1` are answered."""
     http_listen: ListenAddress = "127.0.0.1:9192"
     """`/metrics`, `/healthz`, `/readyz`, `/status`."""
-    transport: Literal["grpcio"] = "grpcio"
+    transport: Literal["native", "grpcio"] = "native"
+    """`native`: authz' own HTTP/2. `grpcio`: the same service on the gRPC library, as reference."""
+    listen_tls: ListenTlsSettings | None = None
+    """TLS on the TCP addresses of `listen`; Unix sockets stay as they are."""
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes that answer checks. One for a pod's sidecar; as many as cores for a node's."""
     issuers: Annotated[list[IssuerSettings], Field(min_length=1)]
     leeway: Annotated[Duration, Field(ge=0, le=MAX_LEEWAY)] = 5.0
     """Clock difference allowed for `exp`, `nbf` and `iat`."""
@@ -354,6 +369,12 @@ class Settings(BaseSettings):
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
             msg = f"issuers: {doubled[0]!r} is configured twice"
+            raise ValueError(msg)
+        if self.workers > 1 and self.transport != "native":
+            msg = "workers: more than one needs transport: native"
+            raise ValueError(msg)
+        if self.listen_tls and all(address.startswith("unix:") for address in self.listen):
+            msg = "listen_tls: is for TCP, and listen has Unix sockets only"
             raise ValueError(msg)
         return self
 

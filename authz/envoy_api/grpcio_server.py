@@ -1,11 +1,8 @@
 """The ext_authz and health services on grpcio's asyncio server."""
 
 import asyncio
-import os
-import socket
-import stat
 from collections.abc import Sequence
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -13,19 +10,13 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from authz.envoy_api.codec import MalformedRequestError
-from authz.envoy_api.service import AUTHORIZATION_SERVICE, CheckService
+from authz.envoy_api.health import HEALTH_OF
+from authz.envoy_api.service import AUTHORIZATION_SERVICE
+from authz.envoy_api.shared import MAX_CONCURRENT_CHECKS, Checks
+from authz.envoy_api.sockets import UNIX, SocketFile, private_umask, require_free, unix_path
+from authz.envoy_api.tls import server_context
 from authz.observe import events
-from authz.settings import SettingsError, split_host_port
-
-SOCKET_MODE = 0o660
-"""Envoy runs as another user of the same group; nobody else may ask, or listen in our place."""
-
-MAX_SOCKET_PATH = 107
-"""Bytes: Linux' `sun_path` has 108, the last of which is a zero (unix(7))."""
-
-MAX_CONCURRENT_CHECKS = 8192
-"""Twice the 4,096 requests that Envoy's circuit breaker allows a cluster in the configs we ship.
-Beyond it a check gets RESOURCE_EXHAUSTED at once, so memory stays bounded."""
+from authz.settings import ListenTlsSettings, SettingsError
 
 _OPTIONS = (
     # A second sidecar on the same port must fail to start, not share the connections.
@@ -35,10 +26,10 @@ _OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 1000),
     ("grpc.http2.max_ping_strikes", 0),
+    # Only `identity` (the lowest bit): Envoy never compresses, and the native transport can't
+    # decompress. A few bytes that become megabytes are of no use to anyone else.
+    ("grpc.compression_enabled_algorithms_bitset", 1),
 )
-
-_HEALTH_OF = frozenset({"", AUTHORIZATION_SERVICE})
-"""What `grpc.health.v1` may be asked about: the server as a whole, and the service."""
 
 log = structlog.get_logger(__name__)
 
@@ -46,10 +37,20 @@ log = structlog.get_logger(__name__)
 class GrpcioServer:
     """Serves a `CheckService` at the configured addresses."""
 
-    def __init__(self, service: CheckService, listen: Sequence[str]) -> None:
-        """`listen`: `unix:/path` and `host:port`. Must be made in a running loop."""
+    def __init__(
+        self, service: Checks, listen: Sequence[str], *, tls: ListenTlsSettings | None = None
+    ) -> None:
+        """`listen`: `unix:/path` and `host:port`; `tls` is for the latter. Must be made in a
+        running loop. SettingsError: the certificate, its key or the client CA can't be used.
+        """
         self._service = service
         self._listen = tuple(listen)
+        self._tls = tls
+        self._certificates: Any = None if tls is None else _certificates(tls)
+        """A grpc.ServerCertificateConfiguration: what handshakes should use,"""
+        self._certificates_in_use = self._certificates
+        """and what they do."""
+        self._files: list[SocketFile] = []
         self._server = grpc.aio.server(
             options=_OPTIONS, maximum_concurrent_rpcs=MAX_CONCURRENT_CHECKS
         )
@@ -65,13 +66,14 @@ class GrpcioServer:
             self._health, self._server
         )
 
+    @property
+    def counters(self) -> None:
+        """None: grpcio tells nothing of the kind."""
+        return None
+
     async def start(self) -> None:
         """Listen and serve. SettingsError: an address can't be had."""
-        for address in self._listen:  # all of them first: a failed start leaves nothing behind
-            if address.startswith("unix:"):
-                _make_way(Path(address.removeprefix("unix:")))
-            else:
-                _require_free(address)
+        require_free(self._listen)  # all of them first: a failed start leaves nothing behind
         for address in self._listen:
             self._bind(address)
         await self._server.start()
@@ -81,19 +83,48 @@ class GrpcioServer:
         self._health.end()
         # Once and no more: grpcio crashes when a second `stop` meets the end of the first.
         await self._server.stop(grace)
-        for address in self._listen:
-            if address.startswith("unix:"):
-                _remove(address.removeprefix("unix:"))
+        for file in self._files:
+            file.remove()
+
+    def reload_tls(self) -> None:
+        """Read the certificate files again, for connections from now on. Files that can't be used
+        are logged, and the old ones stay in force.
+        """
+        if self._tls is None:
+            return
+        try:
+            self._certificates = _certificates(self._tls)
+        except SettingsError as error:
+            log.warning(events.LISTEN_TLS_UNUSABLE, problem=str(error))
 
     def _bind(self, address: str) -> None:
-        # The socket must never exist with wider rights, not even for a moment.
-        old = os.umask(0o777 & ~SOCKET_MODE)
         try:
-            self._server.add_insecure_port(address)
+            if address.startswith(UNIX):
+                with private_umask():
+                    self._server.add_insecure_port(address)
+                with suppress(FileNotFoundError):
+                    self._files.append(SocketFile.of(unix_path(address)))
+            elif self._tls is None:
+                self._server.add_insecure_port(address)
+            else:
+                self._server.add_secure_port(address, self._credentials(self._tls))
         except RuntimeError:
             raise SettingsError(f"listen: {address}: can't be bound; is it in use?") from None
-        finally:
-            os.umask(old)
+
+    def _credentials(self, tls: ListenTlsSettings) -> grpc.ServerCredentials:
+        return grpc.dynamic_ssl_server_credentials(
+            self._certificates,
+            self._take_new_certificates,
+            require_client_authentication=tls.client_ca_file is not None,
+        )
+
+    def _take_new_certificates(self) -> Any:
+        """Called at each handshake, by a thread of grpcio; None: no others than before."""
+        newest = self._certificates
+        if newest is self._certificates_in_use:
+            return None
+        self._certificates_in_use = newest
+        return newest
 
     async def _check(self, data: bytes, context: "grpc.aio.ServicerContext[Any, Any]") -> bytes:
         try:
@@ -126,14 +157,14 @@ class _Health(health_pb2_grpc.HealthServicer):
     async def Check(  # noqa: N802  the method's name in the protocol
         self, request: health_pb2.HealthCheckRequest, context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> health_pb2.HealthCheckResponse:
-        if request.service not in _HEALTH_OF:
+        if request.service not in HEALTH_OF:
             await context.abort(grpc.StatusCode.NOT_FOUND)
         return health_pb2.HealthCheckResponse(status=self._status)
 
     async def Watch(  # noqa: N802
         self, request: health_pb2.HealthCheckRequest, context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> None:
-        if request.service not in _HEALTH_OF:
+        if request.service not in HEALTH_OF:
             unknown = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
             await context.write(health_pb2.HealthCheckResponse(status=unknown))
             await self._ended.wait()
@@ -144,44 +175,9 @@ class _Health(health_pb2_grpc.HealthServicer):
         await context.write(health_pb2.HealthCheckResponse(status=self._status))
 
 
-def _remove(path: str) -> None:
-    Path(path).unlink(missing_ok=True)
-
-
-def _make_way(path: Path) -> None:
-    """Remove a socket that a dead process left. SettingsError: somebody lives there."""
-    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
-        raise SettingsError(f"listen: unix:{path}: is longer than {MAX_SOCKET_PATH} bytes")
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        if not path.parent.is_dir():
-            raise SettingsError(f"listen: unix:{path}: {path.parent} does not exist") from None
-        return
-    except OSError as error:
-        raise SettingsError(f"listen: unix:{path}: {error.strerror}") from None
-    if not stat.S_ISSOCK(mode):
-        raise SettingsError(f"listen: unix:{path}: is not a socket; remove it or choose another")
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise SettingsError(f"listen: unix:{path}: {error.strerror}") from None
-        else:
-            raise SettingsError(f"listen: unix:{path}: another process is listening there")
-
-
-def _require_free(address: str) -> None:
-    """Try the port first: grpcio's own error doesn't say why."""
-    host, port = split_host_port(address)
-    try:
-        family, kind, protocol, _, target = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(target)
-    except OSError as error:
-        raise SettingsError(f"listen: {address}: {error.strerror}") from None
+def _certificates(tls: ListenTlsSettings) -> Any:
+    """A grpc.ServerCertificateConfiguration. SettingsError: a file can't be used."""
+    server_context(tls)  # for its errors: grpcio finds out at the first handshake, and says less
+    chain = (tls.key_file.read_bytes(), tls.cert_file.read_bytes())
+    clients = None if tls.client_ca_file is None else tls.client_ca_file.read_bytes()
+    return grpc.ssl_server_certificate_configuration([chain], root_certificates=clients)

@@ -1,35 +1,32 @@
-"""The gRPC server: its sockets, its answers to good and bad calls, its health and its end."""
+"""What both servers do: their sockets, their answers to good and bad calls, health, and the end."""
 
 import asyncio
 import os
-import signal
 import socket
 import stat
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from conftest import StartSidecar
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import ConnectionTerminated, Event, PingAckReceived
 
 from authz.envoy_api.codec import MalformedRequestError
-from authz.envoy_api.grpcio_server import SOCKET_MODE, GrpcioServer
+from authz.envoy_api.grpcio_server import GrpcioServer
+from authz.envoy_api.open import CheckServer
+from authz.envoy_api.server import NativeServer
 from authz.envoy_api.service import AUTHORIZATION_SERVICE, CheckService
+from authz.envoy_api.sockets import SOCKET_MODE
 from authz.settings import SettingsError
 from support.capture import METHOD
-from support.grpc import CheckClient, check_request, status_of
-from support.jwks import claims, rsa_key, sign
 from support.ports import LOOPBACK, free_port
-from support.process import ProcessFailedError
-from support.sidecar import KID, Sidecar
-from support.waiting import eventually, wait_until
+from support.waiting import eventually
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -56,14 +53,30 @@ def folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-@asynccontextmanager
-async def serving(service: CheckService, *listen: str) -> AsyncIterator[GrpcioServer]:
-    server = GrpcioServer(service, listen)
-    await server.start()
-    try:
-        yield server
-    finally:
-        await server.stop(0)
+MakeServer = Callable[..., CheckServer]
+Serving = Callable[..., AbstractAsyncContextManager[CheckServer]]
+
+
+@pytest.fixture(params=["native", "grpcio"])
+def make_server(request: pytest.FixtureRequest) -> MakeServer:
+    """Make a server: `make_server(service, ["unix:/path"])`."""
+    return {"native": NativeServer, "grpcio": GrpcioServer}[request.param]
+
+
+@pytest.fixture
+def serving(make_server: MakeServer) -> Serving:
+    """Start a server, and stop it in the end: `serving(service, "unix:/path", "host:port")`."""
+
+    @asynccontextmanager
+    async def start(service: CheckService, *listen: str) -> AsyncIterator[CheckServer]:
+        server = make_server(service, listen)
+        await server.start()
+        try:
+            yield server
+        finally:
+            await server.stop(0)
+
+    return start
 
 
 @asynccontextmanager
@@ -94,7 +107,7 @@ def health_stub(line: grpc.aio.Channel) -> Any:
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
 async def test_a_unix_socket_is_for_owner_and_group_whatever_the_umask(
-    folder: Path, umask: int
+    serving: Serving, folder: Path, umask: int
 ) -> None:
     path = folder / "authz.sock"
     before = os.umask(umask)
@@ -108,6 +121,7 @@ async def test_a_unix_socket_is_for_owner_and_group_whatever_the_umask(
 
 
 async def test_tcp_and_unix_are_served_side_by_side_and_the_socket_file_goes_in_the_end(
+    serving: Serving,
     folder: Path,
 ) -> None:
     path, address = folder / "authz.sock", f"{LOOPBACK}:{free_port()}"
@@ -117,7 +131,7 @@ async def test_tcp_and_unix_are_served_side_by_side_and_the_socket_file_goes_in_
     assert not path.exists()
 
 
-async def test_a_stale_socket_file_is_replaced(folder: Path) -> None:
+async def test_a_stale_socket_file_is_replaced(serving: Serving, folder: Path) -> None:
     path = folder / "authz.sock"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
@@ -126,28 +140,34 @@ async def test_a_stale_socket_file_is_replaced(folder: Path) -> None:
         assert await call(f"unix:{path}") == b"ping"
 
 
-async def test_a_live_socket_is_not_stolen(folder: Path) -> None:
+async def test_a_live_socket_is_not_stolen(
+    serving: Serving, make_server: MakeServer, folder: Path
+) -> None:
     path = folder / "authz.sock"
     async with serving(Service(), f"unix:{path}"):
         with pytest.raises(SettingsError, match="another process is listening"):
-            await GrpcioServer(Service(), [f"unix:{path}"]).start()
+            await make_server(Service(), [f"unix:{path}"]).start()
         assert await call(f"unix:{path}") == b"ping"
 
 
-async def test_a_file_that_is_no_socket_is_left_alone(folder: Path) -> None:
+async def test_a_file_that_is_no_socket_is_left_alone(
+    make_server: MakeServer, folder: Path
+) -> None:
     path = folder / "precious"
     path.write_text("data")
     with pytest.raises(SettingsError, match="is not a socket"):
-        await GrpcioServer(Service(), [f"unix:{path}"]).start()
+        await make_server(Service(), [f"unix:{path}"]).start()
     assert path.read_text() == "data"
 
 
-async def test_a_symbolic_link_is_not_followed_to_what_is_removed(folder: Path) -> None:
+async def test_a_symbolic_link_is_not_followed_to_what_is_removed(
+    make_server: MakeServer, folder: Path
+) -> None:
     target, link = folder / "precious", folder / "authz.sock"
     target.write_text("data")
     link.symlink_to(target)
     with pytest.raises(SettingsError, match="is not a socket"):
-        await GrpcioServer(Service(), [f"unix:{link}"]).start()
+        await make_server(Service(), [f"unix:{link}"]).start()
     assert target.read_text() == "data"
 
 
@@ -160,35 +180,37 @@ async def test_a_symbolic_link_is_not_followed_to_what_is_removed(folder: Path) 
     ],
 )
 async def test_a_socket_that_cannot_be_is_one_clear_line(
-    folder: Path, path: str, words: str
+    make_server: MakeServer, folder: Path, path: str, words: str
 ) -> None:
     (folder / "file").touch()
     with pytest.raises(SettingsError) as caught:
-        await GrpcioServer(Service(), [f"unix:{folder}/{path}"]).start()
+        await make_server(Service(), [f"unix:{folder}/{path}"]).start()
     assert str(caught.value).startswith(f"listen: unix:{folder}/{path}: ")
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-async def test_a_port_in_use_is_one_clear_line() -> None:
+async def test_a_port_in_use_is_one_clear_line(serving: Serving, make_server: MakeServer) -> None:
     address = f"{LOOPBACK}:{free_port()}"
     async with serving(Service(), address):
         with pytest.raises(SettingsError, match=f"^listen: {address}: Address already in use$"):
-            await GrpcioServer(Service(), [address]).start()
+            await make_server(Service(), [address]).start()
         assert await call(address) == b"ping"
 
 
 @pytest.mark.parametrize("address", ["192.0.2.1:9191", "host.invalid:9191"])
-async def test_an_address_of_another_machine_is_one_clear_line(address: str) -> None:
+async def test_an_address_of_another_machine_is_one_clear_line(
+    make_server: MakeServer, address: str
+) -> None:
     with pytest.raises(SettingsError, match=f"^listen: {address}: [A-Z]") as caught:
-        await GrpcioServer(Service(), [address]).start()
+        await make_server(Service(), [address]).start()
     assert "\n" not in str(caught.value)
 
 
 # Calls
 
 
-async def test_an_answer_may_come_later() -> None:
+async def test_an_answer_may_come_later(serving: Serving) -> None:
     async def later(data: bytes) -> bytes:
         await asyncio.sleep(0)
         return data[::-1]
@@ -198,7 +220,9 @@ async def test_an_answer_may_come_later() -> None:
         assert await call(address, b"abc") == b"cba"
 
 
-async def test_a_message_that_is_none_gets_internal_and_the_next_one_is_answered() -> None:
+async def test_a_message_that_is_none_gets_internal_and_the_next_one_is_answered(
+    serving: Serving,
+) -> None:
     def picky(data: bytes) -> bytes:
         if data == b"bad":
             raise MalformedRequestError("not a CheckRequest")
@@ -212,7 +236,9 @@ async def test_a_message_that_is_none_gets_internal_and_the_next_one_is_answered
 
 
 @pytest.mark.parametrize("later", [False, True])
-async def test_a_bug_gets_internal_tells_nothing_and_ends_nothing(later: bool) -> None:
+async def test_a_bug_gets_internal_tells_nothing_and_ends_nothing(
+    serving: Serving, later: bool
+) -> None:
     """An error of ours is an error to Envoy (`failure_mode_allow: false`), never an answer."""
 
     def broken(data: bytes) -> bytes | Awaitable[bytes]:
@@ -241,7 +267,7 @@ async def test_a_bug_gets_internal_tells_nothing_and_ends_nothing(later: bool) -
         "/",
     ],
 )
-async def test_an_unknown_method_is_unimplemented(method: str) -> None:
+async def test_an_unknown_method_is_unimplemented(serving: Serving, method: str) -> None:
     address = f"{LOOPBACK}:{free_port()}"
     service = Service()
     async with serving(service, address):
@@ -259,7 +285,9 @@ async def test_an_unknown_method_is_unimplemented(method: str) -> None:
     ],
     ids=["HTTP/1.1", "TLS", "bad frames", "zeros"],
 )
-async def test_what_is_no_http2_is_dropped_and_the_others_are_answered(data: bytes) -> None:
+async def test_what_is_no_http2_is_dropped_and_the_others_are_answered(
+    serving: Serving, data: bytes
+) -> None:
     port = free_port()
     async with serving(Service(), f"{LOOPBACK}:{port}"):
         reader, writer = await asyncio.open_connection(LOOPBACK, port)
@@ -272,7 +300,7 @@ async def test_what_is_no_http2_is_dropped_and_the_others_are_answered(data: byt
         writer.close()
 
 
-async def test_pings_without_calls_are_answered_however_many() -> None:
+async def test_pings_without_calls_are_answered_however_many(serving: Serving) -> None:
     """Envoy's `connection_keepalive`: grpcio would end the connection after a few."""
     port, pings = free_port(), 10
     connection = H2Connection(H2Configuration())
@@ -304,7 +332,9 @@ def _acknowledged(events: list[Event], number: int) -> bool:
 
 
 @pytest.mark.parametrize("service", ["", AUTHORIZATION_SERVICE])
-async def test_health_is_told_of_the_server_and_of_the_service(service: str) -> None:
+async def test_health_is_told_of_the_server_and_of_the_service(
+    serving: Serving, service: str
+) -> None:
     address = f"{LOOPBACK}:{free_port()}"
     request = health_pb2.HealthCheckRequest(service=service)
     async with serving(Service(), address) as server, channel(address) as line:
@@ -317,7 +347,7 @@ async def test_health_is_told_of_the_server_and_of_the_service(service: str) -> 
         await asyncio.wait_for(stopping, TIMEOUT)
 
 
-async def test_the_health_of_another_service_is_unknown() -> None:
+async def test_the_health_of_another_service_is_unknown(serving: Serving) -> None:
     address = f"{LOOPBACK}:{free_port()}"
     request = health_pb2.HealthCheckRequest(service="envoy.service.auth.v2.Authorization")
     async with serving(Service(), address), channel(address) as line:
@@ -329,7 +359,7 @@ async def test_the_health_of_another_service_is_unknown() -> None:
 # The end
 
 
-async def test_an_answer_in_flight_is_finished_and_nothing_new_is_taken() -> None:
+async def test_an_answer_in_flight_is_finished_and_nothing_new_is_taken(serving: Serving) -> None:
     asked, release = asyncio.Event(), asyncio.Event()
 
     async def held(data: bytes) -> bytes:
@@ -359,7 +389,7 @@ async def _refuses(address: str) -> bool:
     return False
 
 
-async def test_an_answer_that_takes_longer_than_the_grace_is_given_up() -> None:
+async def test_an_answer_that_takes_longer_than_the_grace_is_given_up(serving: Serving) -> None:
     asked = asyncio.Event()
 
     async def hung(_: bytes) -> bytes:
@@ -378,7 +408,7 @@ async def test_an_answer_that_takes_longer_than_the_grace_is_given_up() -> None:
         }
 
 
-async def test_health_watchers_do_not_hold_up_the_end() -> None:
+async def test_health_watchers_do_not_hold_up_the_end(serving: Serving) -> None:
     """They never end by themselves, and the grace is for checks."""
     address = f"{LOOPBACK}:{free_port()}"
     async with serving(Service(), address) as server, channel(address) as line:
@@ -388,7 +418,9 @@ async def test_health_watchers_do_not_hold_up_the_end() -> None:
         await asyncio.wait_for(server.stop(3600), TIMEOUT)
 
 
-async def test_a_client_that_keeps_its_connection_costs_the_grace_and_no_more() -> None:
+async def test_a_client_that_keeps_its_connection_costs_the_grace_and_no_more(
+    serving: Serving,
+) -> None:
     """One that doesn't heed GOAWAY."""
     port = free_port()
     connection = H2Connection(H2Configuration())
@@ -401,76 +433,12 @@ async def test_a_client_that_keeps_its_connection_costs_the_grace_and_no_more() 
         writer.close()
 
 
-async def test_a_watch_of_an_unknown_service_says_so_and_ends_with_the_others() -> None:
+async def test_a_watch_of_an_unknown_service_says_so_and_ends_with_the_others(
+    serving: Serving,
+) -> None:
     address = f"{LOOPBACK}:{free_port()}"
     async with serving(Service(), address) as server, channel(address) as line:
         watch = health_stub(line).Watch(health_pb2.HealthCheckRequest(service="other"))
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
         await asyncio.wait_for(server.stop(3600), TIMEOUT)
         assert await watch.read() is grpc.aio.EOF
-
-
-# As a process
-
-
-@pytest.fixture(scope="module")
-def sidecar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
-    """For tests that leave it as it was."""
-    with Sidecar(tmp_path_factory.mktemp("sidecar")) as sidecar:
-        yield sidecar
-
-
-def good_token() -> str:
-    return sign(claims(), rsa_key(), kid=KID)
-
-
-def test_a_killed_sidecars_socket_is_taken_over_by_the_next(start_sidecar: StartSidecar) -> None:
-    sidecar = start_sidecar()
-    path = Path(sidecar.socket.removeprefix("unix:"))
-    sidecar.process.kill()
-    assert path.is_socket()
-    sidecar.process.start(sidecar.is_ready)
-    with CheckClient(sidecar.socket) as client:
-        assert status_of(client.check(token=good_token())) == 200
-    assert stat.S_IMODE(path.stat().st_mode) == 0o660
-
-
-def test_bytes_that_are_no_request_leave_the_sidecar_as_it_was(sidecar: Sidecar) -> None:
-    for data in (b"\xff" * 100, b"\x0a\xff", os.urandom(64) + b"\xff", b"\x0a" * 1_000_001):
-        with pytest.raises(grpc.RpcError) as caught:
-            sidecar.client.check_bytes(data)
-        assert caught.value.code() is grpc.StatusCode.INTERNAL
-    assert status_of(sidecar.client.check(token=good_token())) == 200
-    assert status_of(sidecar.client.check(check_request())) == 401
-    assert sidecar.client.health() == "SERVING"
-    assert "Traceback" not in sidecar.log_text()
-
-
-@pytest.mark.parametrize("setting", ["listen", "http_listen"])
-def test_a_second_sidecar_on_the_same_port_ends_with_one_line(
-    sidecar: Sidecar, tmp_path: Path, setting: str
-) -> None:
-    value = {"listen": [sidecar.address], "http_listen": sidecar.settings["http_listen"]}[setting]
-    second = Sidecar(tmp_path / "second", {setting: value})
-    try:
-        with pytest.raises(ProcessFailedError, match="ended with 2"):
-            second.process.start(lambda: False)
-        lines = [line for line in second.log_text().splitlines() if not line.startswith("{")]
-        assert len(lines) == 1, lines
-        assert f"{setting}: " in lines[0]
-        assert "in use" in lines[0]
-    finally:
-        second.close()
-    assert sidecar.client.health() == "SERVING"
-
-
-def test_sigterm_says_not_serving_and_ends_with_0(start_sidecar: StartSidecar) -> None:
-    sidecar = start_sidecar()
-    states = sidecar.client.watch_health()
-    assert next(states) == "SERVING"
-    sidecar.process.send(signal.SIGTERM)
-    assert next(states) == "NOT_SERVING"
-    assert sidecar.process.wait() == 0
-    wait_until(
-        lambda: not Path(sidecar.socket.removeprefix("unix:")).exists(), "the socket is gone"
-    )
