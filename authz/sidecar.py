@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import time
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -14,9 +15,10 @@ from authz.check.authorizer import Authorizer
 from authz.check.credentials import CredentialFinder
 from authz.check.policy import RoutePolicies
 from authz.check.verifier import Verifier
-from authz.envoy_api.codec import RequestDecoder
-from authz.envoy_api.grpcio_server import GrpcioServer
+from authz.envoy_api.open import CheckServer, open_server
 from authz.envoy_api.service import CheckService
+from authz.event_loop import loop_factory
+from authz.footprint import settle
 from authz.keys.manager import KeyRings
 from authz.observe import events
 from authz.observe.counters import CheckCounters, StoreCounters
@@ -29,7 +31,7 @@ from authz.revocation.cache import RevocationCache
 from authz.revocation.memory import MemoryStore
 from authz.revocation.open import open_store
 from authz.revocation.view import Revocations
-from authz.settings import Settings, SettingsError
+from authz.settings import Settings
 
 log = structlog.get_logger(__name__)
 
@@ -37,8 +39,18 @@ log = structlog.get_logger(__name__)
 class Sidecar:
     """One running sidecar. Make it in a running event loop."""
 
-    def __init__(self, settings: Settings) -> None:
-        """SettingsError: a key, secret, password or certificate that can't be used."""
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        open_server: Callable[[Settings, CheckService], CheckServer] = open_server,
+        admin: bool = True,
+    ) -> None:
+        """`open_server` makes what carries the checks. `admin`: whether it answers `http_listen`
+        itself; one of several workers doesn't.
+
+        SettingsError: a key, secret, password or certificate that can't be used.
+        """
         self._settings = settings
         self._started_at = time.time()
         self._keys = KeyRings(settings)
@@ -60,22 +72,21 @@ class Sidecar:
         self._revocations.use(self._store)
         self._audit = AuditLog(settings.audit)
         recorder = FailOpenRecorder(self._audit, required=settings.audit.required)
-        credentials = CredentialFinder(settings.credentials)
         authorizer = Authorizer(
-            credentials=credentials,
+            credentials=CredentialFinder(settings.credentials),
             verifier=self._verifier,
             revocations=self._revocations,
             policies=RoutePolicies(settings.fail_mode),
             recorder=recorder,
             clock=time.time,
         )
-        decoder = RequestDecoder(credentials.wanted_headers)
-        service = CheckService(decoder, authorizer, self._checks)
-        self._server = GrpcioServer(service, settings.listen)
+        service = CheckService(authorizer, self._checks)
+        self._server = open_server(settings, service)
         self._heartbeat = Heartbeat()
         self._readiness = Readiness()
-        metrics = Metrics(
+        self.metrics = Metrics(
             checks=self._checks,
+            connections=self._server.counters,
             fail_opens=recorder.fail_opens,
             tokens=self._verifier,
             revocations=self._cache,
@@ -88,13 +99,15 @@ class Sidecar:
             transport=settings.transport,
             clock=time.monotonic,
         )
-        self._admin = AdminServer(
-            settings.http_listen,
-            metrics=metrics.render,
-            status=self.status,
-            heartbeat=self._heartbeat,
-            readiness=self._readiness,
-        )
+        self._admin: AdminServer | None = None
+        if admin:
+            self._admin = AdminServer(
+                settings.http_listen,
+                metrics=self.metrics.render,
+                status=self.status,
+                heartbeat=self._heartbeat,
+                readiness=self._readiness,
+            )
 
     async def start(self) -> None:
         """Serve. Returns when checks are answered, whether or not the store is reachable.
@@ -106,11 +119,8 @@ class Sidecar:
             log.warning(events.STORE_IN_MEMORY)
         self._heartbeat.start()
         self._audit.start()
-        try:
+        if self._admin is not None:
             self._admin.start()
-        except OSError as error:
-            address = self._settings.http_listen
-            raise SettingsError(f"http_listen: {address}: {error.strerror}") from None
         await self._store.start()
         await self._keys.start()
         await self._server.start()
@@ -118,9 +128,10 @@ class Sidecar:
         log.info(events.SERVING, listen=self._settings.listen)
 
     async def reload(self) -> None:
-        """Read all keys again and reopen the audit (SIGHUP)."""
+        """Read all keys and certificates again and reopen the audit (SIGHUP)."""
         log.info(events.RELOADING)
         self._audit.reopen()
+        self._server.reload_tls()
         await self._keys.reload()
 
     async def stop(self) -> None:
@@ -132,7 +143,8 @@ class Sidecar:
         await self._keys.aclose()
         await self._store.aclose()
         await self._heartbeat.aclose()
-        await self._admin.aclose()
+        if self._admin is not None:
+            await self._admin.aclose()
         log.info(events.STOPPED)
 
     def status(self) -> dict[str, Any]:
@@ -180,6 +192,7 @@ async def _serve(settings: Settings) -> None:
 
     loop.add_signal_handler(signal.SIGHUP, reload)
     await sidecar.start()
+    settle()
     await stopping.wait()
     await sidecar.stop()
 
@@ -187,14 +200,5 @@ async def _serve(settings: Settings) -> None:
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. SettingsError: it can't start as configured."""
     configure_logs(settings.log)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_serve(settings))
-
-
-def _loop_factory() -> Any:
-    """Uvloop where it is installed: it halves the cost of a system call's way into Python."""
-    try:
-        import uvloop  # optional: there are platforms without it
-    except ImportError:
-        return None
-    return uvloop.new_event_loop

@@ -26,6 +26,24 @@ LOOP_BLOCKED: Final = _event(
 CHECK_FAILED: Final = _event(
     "check_failed", "a check ended in an error of our own; Envoy got INTERNAL and denies"
 )
+LISTEN_TLS_UNUSABLE: Final = _event(
+    "listen_tls_unusable", "the new files of listen_tls can't be used; the old ones stay in force"
+)
+
+# Several workers
+WORKER_ENDED: Final = _event(
+    "worker_ended", "a worker ended unasked, its connections with it; it is started again"
+)
+WORKER_HUNG: Final = _event(
+    "worker_hung", "a worker doesn't answer: it gets no new connections, and is killed in the end"
+)
+WORKER_RECOVERED: Final = _event("worker_recovered", "a worker that had hung answers again")
+CONNECTIONS_SHED: Final = _event(
+    "connections_shed", "so many clients of this worker are sent to those that have fewer"
+)
+ACCEPT_FAILED: Final = _event(
+    "accept_failed", "a connection can't be accepted, for lack of descriptors; it waits a second"
+)
 
 # Keys
 KEYS_CHANGED: Final = _event("keys_changed", "an issuer's key set is another one than before")

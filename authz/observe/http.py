@@ -16,7 +16,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -29,7 +29,7 @@ from authz.observe import events
 from authz.observe.heartbeat import HUNG_AFTER, Heartbeat
 from authz.observe.readiness import Readiness
 from authz.observe.redact import redact
-from authz.settings import split_host_port
+from authz.settings import SettingsError, split_host_port
 
 MAX_CONNECTIONS = 16
 """At a time: a thread each. Two Prometheus servers, two probes and a few people."""
@@ -46,6 +46,9 @@ STATUS_TIMEOUT = 2.0
 
 TEXT = "text/plain; charset=utf-8"
 JSON = "application/json"
+
+Status = Mapping[str, Any]
+"""What `/status` shows."""
 
 log = structlog.get_logger(__name__)
 
@@ -64,19 +67,22 @@ class AdminServer:
         listen: str,
         *,
         metrics: Callable[[str], tuple[bytes, str]],
-        status: Callable[[], Mapping[str, Any]],
+        status: Callable[[], Status | Awaitable[Status]],
         heartbeat: Heartbeat,
         readiness: Readiness,
+        ailment: Callable[[], str] = str,
     ) -> None:
         """`listen`: `host:port` or `unix:/path`. `metrics`: the `Accept` header to a body and its
         content type (`Metrics.render`). `status`: JSON-ready, and called on the event loop, which
-        must be running when this is made.
+        must be running when this is made. `ailment`: why the process should be restarted, besides
+        a loop that hangs; empty while there is nothing.
         """
         self._listen = listen
         self._metrics = metrics
         self._status = status
         self._heartbeat = heartbeat
         self._readiness = readiness
+        self._ailment = ailment
         self._loop = asyncio.get_running_loop()
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
@@ -92,8 +98,11 @@ class AdminServer:
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     def start(self) -> None:
-        """Listen and answer. OSError: the address can't be bound."""
-        server = self._server = _Server(self._listen, self._answer)
+        """Listen and answer. SettingsError: the address can't be had."""
+        try:
+            server = self._server = _Server(self._listen, self._answer)
+        except OSError as error:
+            raise SettingsError(f"http_listen: {self._listen}: {error.strerror}") from None
         self._thread = threading.Thread(
             target=server.serve_forever, args=(0.1,), name="admin-http", daemon=True
         )
@@ -127,6 +136,9 @@ class AdminServer:
         if self._heartbeat.hung:
             silence = f"the event loop has not turned for {self._heartbeat.age():.0f} s"
             return _text(HTTPStatus.SERVICE_UNAVAILABLE, f"{silence}, more than {HUNG_AFTER:.0f}")
+        ailment = self._ailment()
+        if ailment:
+            return _text(HTTPStatus.SERVICE_UNAVAILABLE, ailment)
         return _text(HTTPStatus.OK, "ok")
 
     def _ready(self) -> _Answer:
@@ -147,8 +159,9 @@ class AdminServer:
             return _json(HTTPStatus.SERVICE_UNAVAILABLE, {"error": error})
         return _json(HTTPStatus.OK, redact(status))
 
-    async def _status_on_loop(self) -> Mapping[str, Any]:
-        return self._status()
+    async def _status_on_loop(self) -> Status:
+        status = self._status()
+        return await status if isinstance(status, Awaitable) else status
 
 
 class _Server(ThreadingMixIn, TCPServer):

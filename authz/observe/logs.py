@@ -8,6 +8,7 @@ import logging
 import re
 import sys
 from collections.abc import MutableMapping
+from functools import partial
 from typing import Any, TextIO
 
 import structlog
@@ -21,8 +22,13 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _Event = MutableMapping[str, Any]
 
 
-def configure_logs(settings: LogSettings, stream: TextIO | None = None) -> None:
-    """Send everything that is logged in this process to `stream` (stderr). May be called again."""
+def configure_logs(
+    settings: LogSettings, stream: TextIO | None = None, *, worker: int | None = None
+) -> None:
+    """Send everything that is logged in this process to `stream` (stderr). May be called again.
+
+    `worker`: the number that every line carries, where this process is one of several.
+    """
     stream = sys.stderr if stream is None else stream
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     shared: list[structlog.types.Processor] = [
@@ -33,6 +39,8 @@ def configure_logs(settings: LogSettings, stream: TextIO | None = None) -> None:
         structlog.processors.format_exc_info,
         redact_event,
     ]
+    if worker is not None:
+        shared.insert(0, partial(_add_worker, worker))
     if settings.format == "json":
         shared.append(_in_order)
         renderer: structlog.types.Processor = structlog.processors.JSONRenderer(default=str)
@@ -84,10 +92,16 @@ def escape_controls(logger: Any, method: str, event: _Event) -> _Event:
     return event
 
 
+def _add_worker(worker: int, logger: Any, method: str, event: _Event) -> _Event:
+    del logger, method
+    event["worker"] = worker
+    return event
+
+
 def _in_order(logger: Any, method: str, event: _Event) -> _Event:
     """What every line has comes first, for those who read JSON with their eyes."""
     del logger, method
-    first = {name: event[name] for name in ("time", "level", "event") if name in event}
+    first = {name: event[name] for name in ("time", "level", "event", "worker") if name in event}
     return {**first, **event}
 
 

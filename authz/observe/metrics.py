@@ -48,6 +48,17 @@ class TokenCacheFigures(Protocol):
     def size(self) -> int: ...
 
 
+class TransportFigures(Protocol):
+    """`authz.envoy_api.counters.TransportCounters`."""
+
+    accepted: int
+    open: int
+    refused: dict[str, int]
+    faults: dict[str, int]
+
+    def calls(self) -> dict[str, int]: ...
+
+
 class RevocationCacheFigures(Protocol):
     """`authz.revocation.cache.RevocationCache`."""
 
@@ -122,6 +133,7 @@ class Metrics(Collector):
         self,
         *,
         checks: CheckCounters,
+        connections: TransportFigures | None,
         fail_opens: Mapping[str, int],
         tokens: TokenCacheFigures,
         revocations: RevocationCacheFigures,
@@ -134,11 +146,13 @@ class Metrics(Collector):
         transport: str,
         clock: Callable[[], float],
     ) -> None:
-        """`fail_opens`: by cause (`FailOpenRecorder.fail_opens`). `lookups`: by result
+        """`connections`: None where the transport counts nothing.
+        `fail_opens`: by cause (`FailOpenRecorder.fail_opens`). `lookups`: by result
         (`Revocations.results`). `store`: None for `memory://`. `keys`: the key rings of now.
         `loop_lag`: `Heartbeat.lag`. `clock`: the monotonic seconds that `KeyRing.age` takes.
         """
         self._checks = checks
+        self._connections = connections
         self._fail_opens = fail_opens
         self._tokens = tokens
         self._revocations = revocations
@@ -164,6 +178,7 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Family]:
         """All families, as `names.METRICS` lists them."""
         yield from self._collect_checks()
+        yield from self._collect_connections()
         yield from self._collect_caches()
         yield from self._collect_store()
         yield from self._collect_audit()
@@ -180,6 +195,15 @@ class Metrics(Collector):
         yield _counter(names.CHECKS, verdicts)
         yield _histogram(names.CHECK_DURATION, self._checks.duration)
         yield _counter(names.FAIL_OPENS, _by_one_label(self._fail_opens, STORE_CAUSES))
+
+    def _collect_connections(self) -> Iterator[Family]:
+        """Without any value where the transport counts nothing."""
+        told = self._connections
+        yield _gauge(names.CONNECTIONS, {(): told.open} if told else {})
+        yield _counter(names.CONNECTIONS_ACCEPTED, {(): told.accepted} if told else {})
+        yield _counter(names.CONNECTIONS_REFUSED, _by_one_label(told.refused) if told else {})
+        yield _counter(names.CONNECTION_FAULTS, _by_one_label(told.faults) if told else {})
+        yield _counter(names.GRPC_CALLS, _by_one_label(told.calls()) if told else {})
 
     def _collect_caches(self) -> Iterator[Family]:
         yield _counter(names.TOKEN_CACHE_HITS, {(): self._tokens.hits})

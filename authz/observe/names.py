@@ -35,6 +35,29 @@ FAIL_OPENS = Metric(
     ("cause",),
 )
 
+CONNECTIONS = Metric("authz_connections", "gauge", "Connections of Envoy that are open.")
+CONNECTIONS_ACCEPTED = Metric(
+    "authz_connections_accepted_total", "counter", "Connections taken for good."
+)
+CONNECTIONS_REFUSED = Metric(
+    "authz_connections_refused_total",
+    "counter",
+    "Connections closed before their first request: too many at a time (limit), or no TLS (tls).",
+    ("cause",),
+)
+CONNECTION_FAULTS = Metric(
+    "authz_connection_faults_total",
+    "counter",
+    "Connections ended because the peer broke a rule or a limit, by HTTP/2 error code.",
+    ("code",),
+)
+GRPC_CALLS = Metric(
+    "authz_grpc_calls_total",
+    "counter",
+    "Calls of Check and of health, by gRPC status; denials are OK, and CANCELLED are Envoy's.",
+    ("status",),
+)
+
 TOKEN_CACHE_HITS = Metric(
     "authz_token_cache_hits_total", "counter", "Tokens whose signature was known to be good."
 )
@@ -143,3 +166,27 @@ BUILD_INFO = Metric(
 
 METRICS = tuple(one for one in list(globals().values()) if isinstance(one, Metric))
 """All of them, in the order above."""
+
+# The parent of several workers. There every metric above carries the label `worker` as well.
+
+WORKER_UP = Metric(
+    "authz_worker_up",
+    "gauge",
+    "1 while the worker serves and answers its parent, else 0.",
+    ("worker",),
+)
+WORKER_RESTARTS = Metric(
+    "authz_worker_restarts_total",
+    "counter",
+    "How often the worker ended unasked and was started again.",
+    ("worker",),
+)
+WORKER_CONNECTIONS = Metric(
+    "authz_worker_connections",
+    "gauge",
+    "Connections of Envoy that the worker serves.",
+    ("worker",),
+)
+
+WORKER_METRICS = (WORKER_UP, WORKER_RESTARTS, WORKER_CONNECTIONS)
+"""These alone; a sidecar of one process has none of them."""

@@ -20,6 +20,7 @@ from authz.observe import events, http
 from authz.observe.heartbeat import HUNG_AFTER, Heartbeat
 from authz.observe.http import MAX_CONNECTIONS, MAX_REQUEST, AdminServer
 from authz.observe.readiness import Readiness
+from authz.settings import SettingsError
 from support.waiting import wait_until
 
 
@@ -29,6 +30,7 @@ class Admin:
     def __init__(self, listen: str) -> None:
         self.heartbeat = Heartbeat()
         self.readiness = Readiness()
+        self.ailment = ""
         self.status: Any = {"keys": {"https://issuer.example": {"age_seconds": 3.5}}}
         self.accepted: list[str] = []
         self.status_thread: threading.Thread | None = None
@@ -38,6 +40,7 @@ class Admin:
             status=self._tell,
             heartbeat=self.heartbeat,
             readiness=self.readiness,
+            ailment=lambda: self.ailment,
         )
 
     def _render(self, accept: str) -> tuple[bytes, str]:
@@ -103,6 +106,26 @@ async def test_healthy_while_the_loop_turns_and_not_once_it_hangs() -> None:
         answer = await admin.get("/healthz")
         assert answer.status_code == 503
         assert "has not turned for 7 s" in answer.text
+
+
+async def test_unhealthy_for_another_reason_says_which() -> None:
+    async with serving() as admin:
+        admin.readiness.serving()
+        admin.ailment = "no worker lives"
+        answer = await admin.get("/healthz")
+        assert (answer.status_code, answer.text) == (503, "no worker lives\n")
+        assert (await admin.get("/readyz")).status_code == 200  # readiness speaks for itself
+
+
+async def test_a_status_that_has_to_be_waited_for_is() -> None:
+    async with serving() as admin:
+
+        async def ask_others() -> Mapping[str, Any]:
+            await asyncio.sleep(0)
+            return {"workers": []}
+
+        admin.server._status = ask_others
+        assert (await admin.get("/status")).json() == {"workers": []}
 
 
 async def test_health_is_answered_while_the_loop_hangs() -> None:
@@ -306,14 +329,14 @@ async def test_the_socket_of_a_killed_sidecar_is_bound_over(tmp_path: Path) -> N
 async def test_the_socket_of_a_living_sidecar_is_left_to_it(tmp_path: Path) -> None:
     listen = f"unix:{tmp_path / 'admin.sock'}"
     async with serving(listen):
-        with pytest.raises(OSError, match=os.strerror(98)):
+        with pytest.raises(SettingsError, match=f"^http_listen: {listen}: {os.strerror(98)}$"):
             Admin(listen).server.start()
         assert (tmp_path / "admin.sock").is_socket()
 
 
 async def test_a_port_that_is_taken_is_an_error_at_the_start() -> None:
     async with serving() as admin:
-        with pytest.raises(OSError, match=os.strerror(98)):
+        with pytest.raises(SettingsError, match=f"^http_listen: 127.*: {os.strerror(98)}$"):
             Admin(admin.server.address).server.start()
 
 

@@ -14,6 +14,7 @@ from authz import __version__
 from authz.audit.log import AuditLog
 from authz.check.token import Identity
 from authz.check.verdict import Reason, allow, deny
+from authz.envoy_api.counters import TransportCounters
 from authz.observe import names
 from authz.observe.counters import CheckCounters, StoreCounters
 from authz.observe.heartbeat import Heartbeat
@@ -66,11 +67,16 @@ def metrics(tmp_path: Path) -> Metrics:
     revocations.remember(TokenRef("user", "other", 3, 0, 0), Clear(), 1.0)
     store = StoreCounters()
     store.observe(0.0007, 3)
+    connections = TransportCounters()
+    connections.accepted, connections.open = 5, 2
+    connections.count_fault("PROTOCOL_ERROR")
+    connections.statuses[0] = 8
     audit = AuditLog(AuditSettings(path=tmp_path / "audit.jsonl"))
     audit.written = 12
     audit.failed["timeout"] = 3
     return Metrics(
         checks=checks,
+        connections=connections,
         fail_opens={"breaker_open": 12},
         tokens=SimpleNamespace(hits=90, misses=10, size=9),
         revocations=revocations,
@@ -107,6 +113,12 @@ def test_the_figures_of_the_parts_are_shown(metrics: Metrics) -> None:
         "authz_check_duration_seconds_bucket['+Inf']": 2,
         "authz_check_duration_seconds_sum": pytest.approx(0.00042),
         "authz_fail_opens_total['breaker_open']": 12,
+        "authz_connections": 2,
+        "authz_connections_accepted_total": 5,
+        "authz_connections_refused_total['limit']": 0,
+        "authz_connection_faults_total['PROTOCOL_ERROR']": 1,
+        "authz_grpc_calls_total['OK']": 8,
+        "authz_grpc_calls_total['RESOURCE_EXHAUSTED']": 0,
         "authz_token_cache_hits_total": 90,
         "authz_token_cache_misses_total": 10,
         "authz_token_cache_size": 9,
@@ -172,7 +184,7 @@ def test_the_readme_tables_every_metric() -> None:
     table = re.findall(r"^\| `(authz_\w+)` \| (\w+) \| (.*) \| (.+) \|$", readme, re.MULTILINE)
     assert table == [
         (one.name, one.kind, ", ".join(f"`{label}`" for label in one.labels), one.meaning)
-        for one in names.METRICS
+        for one in (*names.METRICS, *names.WORKER_METRICS)
     ]
 
 
@@ -188,6 +200,12 @@ def test_a_store_without_nodes_shows_none(metrics: Metrics) -> None:
     metrics._store = None
     found = samples(metrics)
     assert not [name for name in found if re.search("store_(breaker|topology)", name)]
+
+
+def test_a_transport_that_counts_nothing_shows_nothing(metrics: Metrics) -> None:
+    metrics._connections = None
+    found = samples(metrics)
+    assert not [name for name in found if re.match("authz_(connection|grpc)", name)]
 
 
 def test_two_sidecars_in_one_process_share_nothing(metrics: Metrics, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Several processes that answer checks behind one set of addresses: `serve --workers N`."""
