@@ -15,18 +15,22 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from authz.cli.errors import CommandError
 from authz.demo.signals import Signals, StopRequestedError
-from authz.demo.stage import find_programs
+from authz.demo.stage import Programs, find_programs
 from authz.settings import ENV_PREFIX
+from loadtest import h2load, plots, wrk
 from loadtest.bench import Bench
-from loadtest.cases import DENIED, SCENARIOS, Scenario, Server, select
-from loadtest.measure import measure
+from loadtest.generators import DEFAULT_ROOM
 from loadtest.report import Report
-from loadtest.tools import check_tools
+from loadtest.run import run, steps
+from loadtest.scenarios import Load, Selection, names, select
+from loadtest.tables import tables
+from loadtest.targets import targets
 
-RESULTS = Path(__file__).with_name("results")
-WARM_UP = 0.5
-"""Seconds of load on each subject before anything counts; wrk makes it a whole one."""
-WIDTH = 120
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+FIGURES = HERE / "figures"
+DEBIAN_PACKAGES = {h2load.PROGRAM: "nghttp2-client", wrk.PROGRAM: "wrk"}
+WIDTH = 170
 """Columns of a table that doesn't go to a terminal."""
 
 
@@ -34,115 +38,143 @@ WIDTH = 120
 @click.option(
     "--seconds",
     type=click.IntRange(1, 600),
-    default=3,
+    default=1,
     show_default=True,
     help="How long each subject is under load, in each round.",
 )
 @click.option(
     "--rounds",
     type=click.IntRange(1, 50),
-    default=3,
+    default=4,
     show_default=True,
     help="How often: A B C, A B C, ... so that a disturbance hits all of them.",
 )
 @click.option(
-    "--rate",
-    type=click.IntRange(10, 100_000),
-    default=1000,
+    "--cached",
+    type=click.IntRange(1, DEFAULT_ROOM),
+    default=DEFAULT_ROOM,
     show_default=True,
-    help="Requests a second in the scenarios with an open loop (…-paced).",
+    help="With how many tokens cached memory is looked at.",
+)
+@click.option(
+    "--checks",
+    type=click.IntRange(1, 1_000_000_000),
+    default=5_000_000,
+    show_default=True,
+    help="Over how many checks memory is watched.",
 )
 @click.option(
     "--only",
     multiple=True,
-    metavar="SCENARIO[/SUBJECT]",
-    help=f"Only this; may be repeated. Scenarios: {', '.join(one.name for one in SCENARIOS)}.",
+    metavar="SCENARIO[/SUBJECT][@POINT]",
+    help=f"Only this; may be repeated. Scenarios: {', '.join(names())}.",
 )
+@click.option("--all", "everything", is_flag=True, help="Also the scenarios that take longer.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@click.option("--figures", is_flag=True, help="Also draw the plots that README.md shows.")
 @click.option(
     "--results",
     type=click.Path(file_okay=False, path_type=Path),
     default=RESULTS,
     show_default="loadtest/results",
-    help="The folder that gets the JSON.",
+    help="The folder that gets the JSON and the plots.",
 )
 def loadtest(
-    seconds: int, rounds: int, rate: int, only: tuple[str, ...], as_json: bool, results: Path
+    seconds: int,
+    rounds: int,
+    cached: int,
+    checks: int,
+    only: tuple[str, ...],
+    everything: bool,
+    as_json: bool,
+    figures: bool,
+    results: Path,
 ) -> None:
-    """Put load on the sidecar, directly and through Envoy, beside a server that only answers OK.
+    """Put load on the sidecar, directly and through Envoy, beside servers that only answer OK.
 
     \b
     Example:
       make loadtest
+      make loadtest ARGS=--all
       make loadtest ARGS="--only envoy/warm --only unix --seconds 5 --rounds 5"
     """
-    scenarios = select(only)
-    check_tools(scenarios)
-    programs = find_programs()
+    if everything and only:
+        raise click.UsageError("--all and --only: give one of them")
+    selection = select(only, everything=everything)
+    programs = _find_programs(selection)
     for name in [name for name in os.environ if name.upper().startswith(ENV_PREFIX)]:
         del os.environ[name]  # meant for another sidecar
-    report = Report(scenarios, seconds=seconds, rounds=rounds, rate=rate)
-    console = Console(stderr=True)
-    folder = Path(tempfile.mkdtemp(prefix="authz-load-"))
-    with Signals() as signals:
-        try:
-            with (
-                Bench(folder, _servers(scenarios), programs, signals) as bench,
-                Progress(
-                    TextColumn("{task.description}"),
-                    BarColumn(),
-                    TimeElapsedColumn(),
-                    console=console,
-                    transient=True,
-                ) as progress,
-            ):
-                _run(bench, report, progress, seconds=seconds, rounds=rounds, rate=rate)
-        except StopRequestedError:
-            raise KeyboardInterrupt from None
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-    path = _keep(report.as_json(), results)
+    report = Report(selection, seconds=seconds, rounds=rounds)
+    _run(report, programs, seconds=seconds, rounds=rounds, cached=cached, checks=checks)
+    found = targets(report)
+    result = report.as_json() | {"targets": [one.as_json() for one in found]}
+    path = _keep(result, results)
+    drawn = plots.draw(result, path.with_suffix(""))
+    if figures:
+        drawn += plots.draw(result, FIGURES)
     if as_json:
-        print(json.dumps(report.as_json(), indent=2))
+        print(json.dumps(result, indent=2))
     else:
         out = Console()
         if not out.is_terminal:
             out = Console(width=WIDTH)
-        out.print(report.as_tables())
+        out.print(tables(report, found))
         out.print(f"JSON: {path}", soft_wrap=True, highlight=False)
+        for plot in drawn:
+            out.print(f"plot: {plot}", soft_wrap=True, highlight=False)
     if report.wrong:
         raise CommandError(f"{report.wrong} requests were answered wrongly or not at all")
 
 
-def _servers(scenarios: tuple[Scenario, ...]) -> list[Server]:
-    wanted = {subject.server for one in scenarios for subject in one.subjects}
-    return [server for server in Server if server in wanted]
+def _find_programs(selection: Selection) -> Programs:
+    """CommandError: one is missing; it names Debian's package."""
+    if sys.platform != "linux":
+        raise CommandError("the load test reads CPU times from /proc, so it runs on Linux only")
+    loads = {one.load for one in selection.scenarios}
+    tools = {h2load.PROGRAM} if {Load.UNIX, Load.TCP} & loads else set()
+    # An open loop needs the maximum, which wrk finds.
+    tools |= {wrk.PROGRAM} if {Load.ENVOY, Load.PACED} & loads else set()
+    missing = sorted(name for name in tools if shutil.which(name) is None)
+    if missing:
+        packages = " ".join(DEBIAN_PACKAGES[name] for name in missing)
+        raise CommandError(f"{' and '.join(missing)} not found; on Debian: apt install {packages}")
+    return find_programs()
 
 
 def _run(
-    bench: Bench, report: Report, progress: Progress, *, seconds: int, rounds: int, rate: int
+    report: Report, programs: Programs, *, seconds: int, rounds: int, cached: int, checks: int
 ) -> None:
-    task = progress.add_task("starting", total=len(report.entries) * (rounds + 1))
-    servers = _servers(tuple(entry.scenario for entry in report.entries))
-    verdicts = {entry.subject.verdict for entry in report.entries}
-    bench.make_tokens(revoked=DENIED in verdicts)
-    if {Server.REDIS, Server.COLD_REDIS} & set(servers):
-        bench.start_valkey()
-    if DENIED in verdicts:
-        bench.revoke()
-    bench.start_envoy()
-    bench.record_bodies()
-    bench.start_servers()
-    for entry in report.entries:
-        progress.update(task, description=f"warming up {entry.name}")
-        measure(bench, entry.scenario, entry.subject, seconds=WARM_UP, rate=rate)
-        progress.advance(task)
-    for number in range(1, rounds + 1):
-        for entry in report.entries:
-            progress.update(task, description=f"round {number} of {rounds}: {entry.name}")
-            sample = measure(bench, entry.scenario, entry.subject, seconds=seconds, rate=rate)
-            entry.rounds.append(sample)
-            progress.advance(task)
+    folder = Path(tempfile.mkdtemp(prefix="authz-load-"))
+    with Signals() as signals:
+        try:
+            with (
+                Bench(folder, report.selection.servers(), programs, signals) as bench,
+                Progress(
+                    TextColumn("{task.description}"),
+                    BarColumn(),
+                    TimeElapsedColumn(),
+                    console=Console(stderr=True),
+                    transient=True,
+                ) as progress,
+            ):
+                task = progress.add_task("", total=steps(report, rounds), completed=-1)
+
+                def tell(what: str) -> None:
+                    progress.update(task, description=what, advance=1)
+
+                run(
+                    bench,
+                    report,
+                    tell,
+                    seconds=seconds,
+                    rounds=rounds,
+                    cached=cached,
+                    checks=checks,
+                )
+        except StopRequestedError:
+            raise KeyboardInterrupt from None
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _keep(result: dict[str, Any], folder: Path) -> Path:

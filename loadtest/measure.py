@@ -1,27 +1,25 @@
-"""One subject under load for a while: what came out, and what it cost."""
+"""One case under load for a while: what came out, and what it cost."""
 
 import os
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from loadtest import tools
 from loadtest.bench import Bench
-from loadtest.cases import ALLOWED, Scenario, Subject
 from loadtest.cores import cpu_seconds, machine_seconds, own_seconds
-
-EXTRA_TIME = 30.0
-"""Seconds that a load generator may take beyond its time before it counts as hung."""
+from loadtest.generators import put_load
+from loadtest.outcome import Outcome
+from loadtest.scenarios import Case, Load
+from loadtest.subjects import ALLOWED
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One run of one subject."""
+    """One run of one case."""
 
-    requests: int
-    seconds: float
-    requests_per_second: float
-    latency_ms: dict[str, float]
+    outcome: Outcome
+    rate: float | None
+    """What an open loop was to send, a second."""
     server_us: float | None
     """CPU time of the server of checks for each answered request, in microseconds."""
     envoy_us: float | None
@@ -30,27 +28,49 @@ class Sample:
     others: float
     """The part of the machine that other processes used meanwhile, 0 to 1."""
 
+    @property
+    def requests_per_second(self) -> float:
+        return self.outcome.requests / self.outcome.seconds
+
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        mapping = asdict(self)
+        return {**mapping.pop("outcome"), **mapping}
 
 
-def measure(
-    bench: Bench, scenario: Scenario, subject: Subject, *, seconds: float, rate: int
-) -> Sample:
-    """Put load on a subject. CommandError: a part failed. StopRequestedError: asked to end."""
-    server = bench.children.get(subject.server) if subject.server else None
-    envoy = bench.children["envoy"] if scenario.through == "envoy" else None
-    pids = [child.pid for child in bench.children.values()]
+@dataclass(slots=True)
+class Meter:
+    """Reads what a case costs between two moments."""
 
-    def costs() -> list[float]:
-        parts = [0.0 if child is None else cpu_seconds(child.pid) for child in (server, envoy)]
-        return [*parts, own_seconds(pids), machine_seconds(), time.monotonic()]
+    bench: Bench
+    case: Case
 
+    def read(self) -> tuple[float, float, float, float, float]:
+        """Seconds so far: of the server, of Envoy, of all that is ours, of the machine, passed."""
+        server = self.bench.children.get(self.case.subject.server or "")
+        envoy = self.bench.children["envoy"] if self.case.scenario.load.through_envoy else None
+        return (
+            cpu_seconds(server.pid) if server else 0.0,
+            cpu_seconds(envoy.pid) if envoy else 0.0,
+            own_seconds(child.pid for child in self.bench.children.values()),
+            machine_seconds(),
+            time.monotonic(),
+        )
+
+
+def measure(bench: Bench, case: Case, *, seconds: float, maximum: float, first: int = 0) -> Sample:
+    """Put load on a subject for `seconds`. `maximum`: the requests a second through Envoy that the
+    points of an open loop are percentages of. `first`: where to go on in the tokens of a sender.
+
+    CommandError: a part failed. StopRequestedError: asked to end.
+    """
+    subject, load = case.subject, case.scenario.load
+    rate = maximum * (case.point or 100) / 100 if load is Load.PACED else None
+    meter = Meter(bench, case)
     verdicts, failed = bench.verdicts(subject.server), bench.envoy_errors()
-    before = costs()
-    outcome = _put_load(bench, scenario, subject, seconds=seconds, rate=rate)
-    server_s, envoy_s, own, machine, elapsed = (
-        late - early for early, late in zip(before, costs(), strict=True)
+    before = meter.read()
+    outcome = put_load(bench, case, seconds=seconds, rate=rate or 0.0, first=first)
+    server, envoy, own, machine, elapsed = (
+        late - early for early, late in zip(before, meter.read(), strict=True)
     )
     unexpected = sum(
         count - verdicts.get(verdict, 0)
@@ -62,35 +82,10 @@ def measure(
     wrong = max(unexpected, bad_statuses, bench.envoy_errors() - failed) + outcome.errors
     answered = max(outcome.requests, 1)
     return Sample(
-        requests=outcome.requests,
-        seconds=outcome.seconds,
-        requests_per_second=outcome.requests / outcome.seconds,
-        latency_ms=outcome.latency_ms,
-        server_us=server_s / answered * 1e6 if server else None,
-        envoy_us=envoy_s / answered * 1e6 if envoy else None,
+        outcome=outcome,
+        rate=rate,
+        server_us=server / answered * 1e6 if subject.server else None,
+        envoy_us=envoy / answered * 1e6 if load.through_envoy else None,
         wrong=wrong if outcome.requests else max(wrong, 1),
         others=max(0.0, machine - own) / elapsed / (os.cpu_count() or 1),
     )
-
-
-def _put_load(
-    bench: Bench, scenario: Scenario, subject: Subject, *, seconds: float, rate: int
-) -> tools.Outcome:
-    name = "live" if subject.verdict == ALLOWED else "revoked"
-    pace = rate if scenario.paced else None
-    timeout = seconds + EXTRA_TIME
-    if scenario.tool == "wrk":
-        url = bench.envoy_url(subject.server)
-        command = tools.wrk(url, bench.token_file(name), seconds=seconds)
-        return tools.read_wrk(bench.load(command, timeout, direct=False))
-    log = bench.folder / "h2load.log"
-    log.unlink(missing_ok=True)  # it would be appended to
-    h2load = tools.H2load(log, bench.folder / "schedule.tsv", seconds, pace)
-    if scenario.through == "envoy":
-        command = h2load.get(bench.envoy_url(subject.server), bench.token(name))
-        return tools.read_h2load(bench.load(command, timeout, direct=False), log)
-    if subject.server is None:
-        raise RuntimeError("nothing to send to")
-    address = bench.address(subject.server, scenario.through)
-    command = h2load.check(address, bench.body_file(name))
-    return tools.read_h2load(bench.load(command, timeout, direct=True), log)

@@ -1,12 +1,21 @@
 -- wrk: GET / with the tokens of a file in turn, one a line; a JSON object as the last line.
--- wrk -s tokens.lua URL -- FILE
+-- wrk -s tokens.lua URL -- FILE KB
+-- KB: how many headers of a KiB to add, name, value and all.
 
+local HEADER_BYTES = 1024
 local requests = {}
 local turn = 0
 
 function init(args)
+  local headers = {}
+  for number = 1, tonumber(args[2]) do
+    local name = string.format("x-filler-%02d", number)
+    -- A header is its name, a colon, a space, its value, and the end of the line.
+    headers[name] = string.rep("v", HEADER_BYTES - #name - 4)
+  end
   for token in io.lines(args[1]) do
-    requests[#requests + 1] = wrk.format("GET", "/", { authorization = "Bearer " .. token })
+    headers.authorization = "Bearer " .. token
+    requests[#requests + 1] = wrk.format("GET", "/", headers)
   end
 end
 

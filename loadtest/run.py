@@ -1,0 +1,114 @@
+"""One run, from the first process to the last figure."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from authz.cli.errors import CommandError
+from loadtest import memory
+from loadtest.bench import Bench
+from loadtest.generators import make_known
+from loadtest.measure import Sample, measure
+from loadtest.report import Entry, Report
+from loadtest.scenarios import ENVOY, MEMORY, PIECES, Case, Load
+from loadtest.subjects import WARM, Server
+
+WARM_UP = 0.5
+"""Seconds of load on each subject before anything counts; wrk makes it a whole one."""
+PIECES_TIMEOUT = 120.0
+"""Seconds."""
+PIECES_CODE = (
+    "import json, sys; sys.path.insert(0, sys.argv[1]); from loadtest.pieces import measure_pieces;"
+    " json.dump(measure_pieces(), sys.stdout)"
+)
+
+Tell = Callable[[str], None]
+"""Says what happens next, for whoever watches."""
+
+
+def steps(report: Report, rounds: int) -> int:
+    """How often `tell` will be called."""
+    extra = len({PIECES, MEMORY} & report.selection.others) + (MEMORY in report.selection.others)
+    return 2 + extra + _is_paced(report) + len(report.entries) * (rounds + 1)
+
+
+def run(
+    bench: Bench,
+    report: Report,
+    tell: Tell,
+    *,
+    seconds: float,
+    rounds: int,
+    cached: int,
+    checks: int,
+) -> None:
+    """Fill the report. Raises as Bench does."""
+    others = report.selection.others
+    tell("starting")
+    bench.set_up()
+    tell("memory at rest")
+    report.memory.rest = memory.at_rest(bench, report.selection.servers())
+    if PIECES in others:
+        tell("single steps")
+        report.pieces = _pieces(bench)
+    if _is_paced(report):
+        tell("the maximum through Envoy")
+        report.maximum = _maximum(bench, seconds)
+    _warm_up(bench, report, tell)
+    for number in range(1, rounds + 1):
+        for entry in report.entries:
+            tell(f"round {number} of {rounds}: {entry.name}")
+            entry.rounds.append(_sample(bench, report, entry, seconds))
+    if MEMORY in others:
+        tell(f"memory with {cached:,} tokens")
+        memory.fill(bench, report.memory, cached)
+        tell(f"memory over {checks:,} checks")
+        memory.watch(bench, report.memory, checks)
+
+
+def _is_paced(report: Report) -> bool:
+    return any(one.load is Load.PACED for one in report.selection.scenarios)
+
+
+def _maximum(bench: Bench, seconds: float) -> float:
+    """Requests a second of `warm` through Envoy. Once before, so that the tokens are known."""
+    case = Case(ENVOY, WARM)
+    measure(bench, case, seconds=WARM_UP, maximum=0)
+    return measure(bench, case, seconds=seconds, maximum=0).requests_per_second
+
+
+def _warm_up(bench: Bench, report: Report, tell: Tell) -> None:
+    # With much room, what a server was shown stays: the largest case is enough for all.
+    largest: dict[Server | None, Case] = {}
+    for entry in report.entries:
+        case = entry.case
+        if case.scenario.load is Load.SENDER and case.subject.server is Server.LARGE:
+            known = largest.setdefault(case.subject.server, case)
+            largest[case.subject.server] = max(known, case, key=lambda one: one.point or 0)
+    for entry in report.entries:
+        tell(f"warming up {entry.name}")
+        if entry.case in largest.values():
+            make_known(bench, entry.case)
+        entry.warm_up = _sample(bench, report, entry, WARM_UP)
+
+
+def _sample(bench: Bench, report: Report, entry: Entry, seconds: float) -> Sample:
+    case = entry.case
+    if case.scenario.load is Load.SENDER and case.subject.server is not Server.LARGE:
+        make_known(bench, case)
+    maximum = report.maximum or 0
+    return measure(bench, case, seconds=seconds, maximum=maximum, first=entry.answered)
+
+
+def _pieces(bench: Bench) -> dict[str, Any]:
+    """CommandError: `pieces.py` failed, or isn't there."""
+    repository = str(Path(__file__).parents[1])
+    command = [sys.executable, "-P", "-c", PIECES_CODE, repository]
+    output = bench.load(command, PIECES_TIMEOUT, direct=False)
+    try:
+        found: dict[str, Any] = json.loads(output)
+    except ValueError:
+        raise CommandError("pieces.py's report can't be read") from None
+    return found
