@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args, get_origin
 
 import click
 import pytest
@@ -124,7 +124,7 @@ def leaves_of(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, L
     for name, field in model.model_fields.items():
         inner = [one for one in (field.annotation, *get_args(field.annotation)) if is_section(one)]
         if inner:
-            many = "[]" if field.annotation not in inner else ""
+            many = "[]" if get_origin(field.annotation) is list else ""
             yield from leaves_of(inner[0], f"{prefix}{name}{many}.")
         else:
             yield f"{prefix}{name}", Leaf(field.default, field.is_required())
