@@ -82,9 +82,8 @@ class Dispatcher:
             case StreamEnded(stream_id):
                 if self._give_up(stream_id) or self._forget_watch(stream_id) is not None:
                     self._count(Status.CANCELLED)
-            case ConnectionEnded(error):
-                if error is not None:
-                    self._shared.counters.count_fault(error.code.name)
+            case ConnectionEnded():
+                pass  # the peer finds it `closed` when it writes
 
     def end_watches(self) -> None:
         """Tell the watchers what has become of us, and end their calls."""

@@ -182,6 +182,9 @@ class Peer(asyncio.Protocol):
     def _linger(self) -> None:
         """Say that this was the last, and leave it to the peer to hang up."""
         self._ended_at = monotonic()
+        fault = self._connection.fault
+        if fault is not None:
+            self._shared.counters.count_fault(fault.code.name)
         self._dispatcher.give_up_all()
         if self._transport.can_write_eof():
             self._transport.write_eof()

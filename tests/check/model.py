@@ -79,9 +79,12 @@ class Model:
         return any(said <= now < said + self.negative_ttl for said in self._clear_answers(ref))
 
     def must_be_clear(self, ref: TokenRef, now: float) -> bool:
-        """Whether the latest such answer may, so that the store needn't be asked."""
+        """Whether the latest such answer is to be repeated. Not where the clock was set back after
+        it had run out: it may be gone by then.
+        """
+        latest = max((now, *(one.at for one in self.learnt)))
         answers = self._clear_answers(ref)
-        return bool(answers) and answers[-1] <= now < answers[-1] + self.negative_ttl
+        return bool(answers) and answers[-1] <= now and latest < answers[-1] + self.negative_ttl
 
     def _clear_answers(self, ref: TokenRef) -> list[float]:
         """When the store said so, since a revocation of the token was learnt. Answers from before

@@ -57,6 +57,9 @@ class Connection:
     def __init__(self, now: float) -> None:
         self.closed = False
         """Nothing more is read, and no answer is owed: once the output is written, hang up."""
+        self.fault: ConnectionFault | None = None
+        """Why it ended, where the peer was to blame. An event says so too, but not where it was an
+        answer that ended it."""
         self._began_at = now
         self._rest = b""
         """The beginning of what hasn't come whole, and since when it has been one:"""
@@ -420,6 +423,7 @@ class Connection:
             self._requests.events.append(ConnectionEnded(None))
 
     def _fail(self, fault: ConnectionFault) -> None:
+        self.fault = fault
         self.close(fault.code, str(fault))
         self._requests.events.append(ConnectionEnded(fault))
 
