@@ -76,21 +76,22 @@ class Model:
 
     def may_be_clear(self, ref: TokenRef, now: float) -> bool:
         """Whether there is an answer of the store that may be repeated."""
-        return any(said <= now < said + self.negative_ttl for said in self._clear_answers(ref))
+        cut_at = self._cut_at(ref.user)
+        answers = self._clear_answers(ref)
+        return any(cut_at <= said <= now < said + self.negative_ttl for said in answers)
 
     def must_be_clear(self, ref: TokenRef, now: float) -> bool:
         """Whether the latest such answer is to be repeated. Not where the clock was set back after
         it had run out: it may be gone by then.
         """
-        latest = max((now, *(one.at for one in self.learnt)))
+        ahead = max((now, *(one.at for one in self.learnt)))
         answers = self._clear_answers(ref)
-        return bool(answers) and answers[-1] <= now and latest < answers[-1] + self.negative_ttl
+        if not answers or ahead >= answers[-1] + self.negative_ttl:
+            return False
+        return self._cut_at(ref.user) <= answers[-1] <= now
 
     def _clear_answers(self, ref: TokenRef) -> list[float]:
-        """When the store said so, since a revocation of the token was learnt. Answers from before
-        a cut-off of the user was learnt may be of the time before it.
-        """
-        cut_at = max((at for _, at in self._changes(ref.user)), default=0.0)
+        """When the store said so, since a revocation of the token was learnt."""
         answers: list[float] = []
         known = Model(self.negative_ttl)
         for one in self.learnt:
@@ -101,7 +102,7 @@ class Model:
                 answers.clear()
             elif not known.is_revoked(ref, one.at):
                 answers.append(one.at)
-        return [at for at in answers if at >= cut_at]
+        return answers
 
     def _cutoffs(self, user: str) -> list[tuple[Revoked, float]]:
         return [
@@ -112,13 +113,14 @@ class Model:
             and one.ref.user == user
         ]
 
-    def _changes(self, user: str) -> list[tuple[Revoked, float]]:
-        """The last cut-off that said more than those before it."""
-        cut = until = -1.0
-        last: list[tuple[Revoked, float]] = []
+    def _cut_at(self, user: str) -> float:
+        """When the last cut-off was learnt that said more than those before it. What the store said
+        earlier may be of the time before it.
+        """
+        cut = until = last = 0.0
         for finding, at in self._cutoffs(user):
             if (finding.not_before or 0.0) > cut or finding.until > until:
-                last = [(finding, at)]
+                last = at
             cut, until = max(cut, finding.not_before or 0.0), max(until, finding.until)
         return last
 

@@ -19,6 +19,7 @@ from h2.events import (
     DataReceived,
     Event,
     ResponseReceived,
+    SettingsAcknowledged,
     StreamEnded,
     StreamReset,
     TrailersReceived,
@@ -159,6 +160,13 @@ class Http2Client:
             self.line = tls.wrap_socket(self.line, server_hostname="localhost")
         self.h2.initiate_connection()
         self.flush()
+
+    def greet(self) -> None:
+        """Exchange SETTINGS and their acknowledgements, before a connection is left alone."""
+        self.until(
+            lambda: any(isinstance(event, SettingsAcknowledged) for event in self.events),
+            "SETTINGS acknowledged",
+        )
 
     # ---- sending
 

@@ -103,6 +103,11 @@ class Pair:
                 assert sidecar.status()["transport"] == sidecar.settings["transport"]
                 wait_until(lambda one=sidecar: one.status()["store"]["connected"], "connected")  # type: ignore[misc]
             with Http2Client(native.socket) as one, Http2Client(grpcio.socket) as other:
+                for client in (
+                    one,
+                    other,
+                ):  # who doesn't acknowledge SETTINGS in time is hung up on
+                    client.greet()
                 yield cls(native, grpcio, one, other)
 
     @property
