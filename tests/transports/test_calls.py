@@ -13,7 +13,7 @@ import pytest
 from authz.envoy_api.grpc_calls import HEALTH_SERVICE, MAX_MESSAGE
 from support.capture import METHOD
 from support.grpc import CHECK_SERVICE, check_request
-from support.http2_client import TIMEOUT, Fields, framed, grpc_headers
+from support.http2_client import TIMEOUT, Fields, Http2Client, framed, grpc_headers
 from support.transports import Outcome, Pair, call_once, good_token, in_order
 
 GOOD = bytes(check_request(token=good_token()))
@@ -363,3 +363,16 @@ def test_every_difference_is_one_and_of_a_case_that_there_is() -> None:
 def test_the_native_transport_is_never_silent() -> None:
     """Whatever a client does with a call, it is told."""
     assert all(one.native.ending != "silence" for one in DIFFERENCES)
+
+
+@pytest.mark.parametrize("size", [17 * 1024, 60 * 1024])
+def test_too_much_metadata_is_the_fault_of_its_call_alone(pair: Pair, size: int) -> None:
+    """Envoy passes on what a client has chosen (`initial_metadata`, a trace state), on connections
+    that it shares with others.
+    """
+    large = grpc_headers(extra=[(b"x-one", b"v" * size)])
+    with Http2Client(pair.native.socket) as client:
+        for _ in range(2):  # before SETTINGS are acknowledged, and after
+            streams = [client.ask(one, framed(GOOD)) for one in (large, grpc_headers())]
+            statuses = [client.answer(stream).grpc_status for stream in streams]
+            assert statuses == [8, 0]
