@@ -187,6 +187,9 @@ class Peer(asyncio.Protocol):
             self._shared.counters.count_fault(fault.code.name)
         self._dispatcher.give_up_all()
         if self._transport.can_write_eof():
-            self._transport.write_eof()
+            try:
+                self._transport.write_eof()
+            except OSError:  # the peer hung up first, and the loop doesn't know yet
+                self._transport.abort()
         else:
             self._transport.close()  # TLS has a farewell of its own

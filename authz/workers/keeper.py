@@ -44,8 +44,10 @@ class Keeper:
 
     @property
     def alive(self) -> bool:
-        """Whether there is a process that isn't known to hang."""
-        return self.life is not None and not self.life.hung
+        """Whether there is a process that isn't known to hang, or is about to be the first one."""
+        if self.life is None:
+            return self.restarts == 0
+        return not self.life.hung
 
     @property
     def connections(self) -> int:

@@ -1,6 +1,7 @@
 """A connection without its socket: what one read costs, in writes, tasks and log lines."""
 
 import asyncio
+import errno
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -225,6 +226,20 @@ async def test_after_the_last_word_the_peer_may_hang_up_first() -> None:
     assert line.transport.said == ["eof"]
     line.peer.look_after(ended + peers.LINGER_TIME + 0.1)
     assert line.transport.said == ["eof", "close"]
+
+
+async def test_a_peer_that_is_gone_already_does_not_stop_the_stop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Asyncio shuts the socket down at once, and says so where nobody is at the other end."""
+    line = Line()
+
+    def not_connected() -> None:
+        raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+    monkeypatch.setattr(line.transport, "write_eof", not_connected)
+    line.peer.end(ErrorCode.NO_ERROR)
+    assert line.transport.said == ["abort"]
 
 
 async def test_after_its_end_nothing_is_written_and_nothing_waits() -> None:
