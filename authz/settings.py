@@ -262,6 +262,18 @@ class CacheSettings(_Section):
     """How long `not revoked` is believed before the store is asked again."""
 
 
+class FeedSettings(_Section):
+    """How revocations come to the sidecar by themselves (`store` a Redis)."""
+
+    enabled: bool = True
+    """Without it the store is asked about every token, again after `cache.negative_ttl`."""
+    max_staleness: Annotated[Duration, Field(ge=0.2, le=60)] = 2.0
+    """For so long after it was last verified that none is missing, what the feed doesn't list is
+    not revoked. It is verified twice in that time."""
+    false_positives: Annotated[float, Field(ge=1e-9, le=0.1)] = 1e-6
+    """The share of good tokens that are taken for revoked at first, so that the store is asked."""
+
+
 class AuditSettings(_Section):
     path: Path | None = Path("/var/log/authz/audit.jsonl")
     """JSON lines, appended. `null`: no audit, which `required` does not accept."""
@@ -356,6 +368,7 @@ class Settings(BaseSettings):
     """Where a token may be. A request that carries more than one is refused."""
     store: StoreSettings = StoreSettings()
     cache: CacheSettings = CacheSettings()
+    feed: FeedSettings = FeedSettings()
     fail_mode: Literal["open", "closed"] = "open"
     """What becomes of a request when the store can't be asked and nothing is known locally."""
     audit: AuditSettings = AuditSettings()

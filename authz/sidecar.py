@@ -21,13 +21,18 @@ from authz.event_loop import loop_factory
 from authz.footprint import settle
 from authz.keys.manager import KeyRings
 from authz.observe import events
-from authz.observe.counters import CheckCounters, StoreCounters
+from authz.observe.counters import (
+    REVOCATION_LAG_BUCKETS,
+    CheckCounters,
+    Histogram,
+    StoreCounters,
+)
 from authz.observe.heartbeat import Heartbeat
 from authz.observe.http import AdminServer
 from authz.observe.logs import configure_logs
 from authz.observe.metrics import Metrics
 from authz.observe.readiness import Readiness
-from authz.revocation.cache import RevocationCache
+from authz.revocation.knowledge import Knowledge
 from authz.revocation.memory import MemoryStore
 from authz.revocation.open import open_store
 from authz.revocation.view import Revocations
@@ -63,13 +68,30 @@ class Sidecar:
             buckets=settings.store.buckets,
             cache_size=settings.cache.tokens,
         )
-        self._cache = RevocationCache(settings.cache.revocations, settings.cache.negative_ttl)
-        self._revocations = Revocations(self._cache, time.time)
+        self._knowledge = Knowledge(
+            revocations=settings.cache.revocations,
+            negative_ttl=settings.cache.negative_ttl,
+            false_positives=settings.feed.false_positives,
+            buckets=settings.store.buckets,
+        )
+        self._revocations = Revocations(self._knowledge, time.time, time.monotonic)
         store_counters = StoreCounters()
         self._store = open_store(
             settings, learn=self._revocations.learn, observe=store_counters.observe
         )
         self._revocations.use(self._store)
+        revocation_lag = Histogram(REVOCATION_LAG_BUCKETS)
+        self._feed = (
+            None
+            if isinstance(self._store, MemoryStore) or not settings.feed.enabled
+            else self._store.follow(
+                settings.feed,
+                self._knowledge,
+                clock=time.time,
+                monotonic=time.monotonic,
+                observe_lag=revocation_lag.observe,
+            )
+        )
         self._audit = AuditLog(settings.audit)
         recorder = FailOpenRecorder(self._audit, required=settings.audit.required)
         authorizer = Authorizer(
@@ -89,7 +111,9 @@ class Sidecar:
             connections=self._server.counters,
             fail_opens=recorder.fail_opens,
             tokens=self._verifier,
-            revocations=self._cache,
+            knowledge=self._knowledge,
+            feed=self._feed,
+            revocation_lag=revocation_lag,
             lookups=self._revocations.results,
             store_latency=store_counters.latency,
             store=None if isinstance(self._store, MemoryStore) else self._store,
@@ -122,6 +146,8 @@ class Sidecar:
         if self._admin is not None:
             self._admin.start()
         await self._store.start()
+        if self._feed is not None:
+            self._feed.start()
         await self._keys.start()
         await self._server.start()
         self._readiness.serving()
@@ -141,6 +167,8 @@ class Sidecar:
         await self._server.stop(self._settings.drain_timeout)
         await self._audit.aclose()
         await self._keys.aclose()
+        if self._feed is not None:
+            await self._feed.aclose()
         await self._store.aclose()
         await self._heartbeat.aclose()
         if self._admin is not None:
@@ -166,10 +194,11 @@ class Sidecar:
                 "misses": self._verifier.misses,
             },
             "revocations": {
-                "revoked_cached": self._cache.size_revoked,
-                "clear_cached": self._cache.size_clear,
+                "revoked_cached": self._knowledge.cache.size_revoked,
+                "clear_cached": self._knowledge.cache.size_clear,
                 "lookups": dict(self._revocations.results),
             },
+            "feed": None if self._feed is None else self._feed.status(),
             "store": self._store.status(),
             "keys": self._keys.status(),
             "audit": self._audit.status(),

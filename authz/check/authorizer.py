@@ -19,7 +19,14 @@ from authz.check.verdict import (
     deny,
 )
 from authz.check.verifier import Refused, Verified, Verifier
-from authz.revocation.record import Clear, Finding, Revoked, TokenRef, Unavailable
+from authz.revocation.record import (
+    Clear,
+    Finding,
+    PossiblyRevoked,
+    Revoked,
+    TokenRef,
+    Unavailable,
+)
 
 
 class RevocationView(Protocol):
@@ -99,7 +106,7 @@ class Authorizer:
         finding = self._revocations.find(verified.identity.ref, now, verified.clear)
         if isinstance(finding, Clear):
             verified.clear = finding
-        elif not isinstance(finding, (Revoked, Unavailable)):
+        elif not isinstance(finding, (Revoked, PossiblyRevoked, Unavailable)):
             return self._conclude_later(request, policy, verified, finding)
         return self._conclude(request, policy, verified, finding)
 
@@ -122,6 +129,8 @@ class Authorizer:
                 return policy.objection(identity) or verified.allowed
             case Revoked():
                 return verified.revoked
+            case PossiblyRevoked():
+                return deny(Reason.POSSIBLY_REVOKED, identity=identity)
             case Unavailable(cause):
                 objection = policy.objection(identity)
                 if objection is not None:

@@ -94,6 +94,12 @@ class Reason(Enum):
     )
     # 401: taken back
     TOKEN_REVOKED = _Meaning("token_revoked", 401, "invalid_token", "the token was revoked")
+    POSSIBLY_REVOKED = _Meaning(
+        "possibly_revoked",
+        401,
+        "invalid_token",
+        "the token was probably revoked, and that can't be looked up",
+    )
     # 403: good, but not good enough for this route
     INSUFFICIENT_SCOPE = _Meaning(
         "insufficient_scope", 403, "insufficient_scope", "the token lacks a scope of this route"

@@ -33,8 +33,8 @@ from authz.observe.logs import configure_logs
 from authz.observe.redact import redact_text
 from authz.revocation.open import open_store
 from authz.revocation.record import (
+    Answer,
     Clear,
-    Finding,
     Revoked,
     TokenRef,
     Unavailable,
@@ -71,9 +71,9 @@ class _Known:
     """The finding that was shown, for the verdict."""
 
     def __init__(self) -> None:
-        self.finding: Finding = Unavailable("connection")
+        self.finding: Answer = Unavailable("connection")
 
-    def find(self, ref: TokenRef, now: float, last: Clear) -> Finding:
+    def find(self, ref: TokenRef, now: float, last: Clear) -> Answer:
         del ref, now, last
         return self.finding
 
@@ -239,7 +239,7 @@ def _explain_signature(told: _Explanation, verifier: Verifier, token: str) -> Id
     return verified.identity
 
 
-async def _explain_revocation(told: _Explanation, ref: TokenRef) -> Finding:
+async def _explain_revocation(told: _Explanation, ref: TokenRef) -> Answer:
     store = open_store(told.settings)
     try:
         with told.timed():

@@ -23,6 +23,12 @@ STORE_BUCKETS = (
 )  # fmt: skip
 """Seconds. A round trip on loopback is 0.2 ms, within a zone 1 ms."""
 
+REVOCATION_LAG_BUCKETS = (
+    1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 0.5, 1.0, 2.0, 5.0, 30.0,
+)  # fmt: skip
+"""Seconds. A push takes one or two milliseconds on a network of its own; 100 ms and the 2 s of
+`feed.max_staleness` are what is promised."""
+
 LAG_BUCKETS = (1e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 1.0, 5.0)
 """Seconds. Below a millisecond it is the timer's own grain."""
 

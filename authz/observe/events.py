@@ -82,6 +82,32 @@ STORE_GUARD_FAILED: Final = _event(
 BREAKER_OPENED: Final = _event("breaker_opened", "a node failed too often: no check asks it")
 BREAKER_CLOSED: Final = _event("breaker_closed", "a node answered a probe: checks ask it again")
 
+# The feed of revocations
+FEED_SYNCING: Final = _event(
+    "feed_syncing", "reading all revocations of these buckets, and why: start, or what was missing"
+)
+FEED_SYNCED: Final = _event(
+    "feed_synced", "all revocations of these buckets are known: how many were read, in what time"
+)
+FEED_LIVE: Final = _event("feed_live", "every revocation is known here within milliseconds")
+FEED_STALE: Final = _event(
+    "feed_stale", "for so many buckets it can't be told what was revoked lately: the store is asked"
+)
+FEED_GAP: Final = _event(
+    "feed_gap", "revocations were missing: pushes got lost, or a stream was cut; they are read now"
+)
+FEED_HISTORY_LOST: Final = _event(
+    "feed_history_lost",
+    "the store lost revocations that are known here: they stay in force until they expire",
+)
+FEED_SUBSCRIBED: Final = _event("feed_subscribed", "revocations are pushed by this node")
+FEED_UNSUBSCRIBED: Final = _event(
+    "feed_unsubscribed", "no revocations are pushed: another node is tried, streams are read"
+)
+FEED_FAILED: Final = _event(
+    "feed_failed", "following the revocations ended in an error of our own; it goes on"
+)
+
 # The audit
 AUDIT_DISABLED: Final = _event(
     "audit_disabled", "audit.path is null: fail-open decisions leave no record"

@@ -75,6 +75,72 @@ class RevocationCacheFigures(Protocol):
     def size_clear(self) -> int: ...
 
 
+class FeedFigures(Protocol):
+    """`authz.revocation.feed.figures.FeedFigures`."""
+
+    entries: dict[str, int]
+    gaps: int
+    syncs: int
+    scans: int
+    lost: int
+    failures: int
+
+
+class FilterFigures(Protocol):
+    """`authz.revocation.filter.RevocationFilter`."""
+
+    @property
+    def entries(self) -> int: ...
+
+    @property
+    def size_bytes(self) -> int: ...
+
+
+class CutoffFigures(Protocol):
+    """`authz.revocation.cutoffs.Cutoffs`."""
+
+    @property
+    def users(self) -> int: ...
+
+
+class KnowledgeFigures(Protocol):
+    """`authz.revocation.knowledge.Knowledge`."""
+
+    @property
+    def filtered(self) -> Mapping[Any, int]:
+        """Look-ups in the filter, by what it said; the words are its enum's."""
+        ...
+
+    @property
+    def filter(self) -> FilterFigures: ...
+
+    @property
+    def cutoffs(self) -> CutoffFigures: ...
+
+    @property
+    def cache(self) -> RevocationCacheFigures: ...
+
+
+class FeedState(Protocol):
+    """`authz.revocation.feed.feed.Feed`."""
+
+    buckets: int
+
+    @property
+    def figures(self) -> FeedFigures: ...
+
+    @property
+    def live_buckets(self) -> int: ...
+
+    @property
+    def staleness(self) -> float:
+        """Seconds; infinite until every bucket was verified."""
+        ...
+
+    @property
+    def subscribed(self) -> bool: ...
+
+
 class BreakerFigures(Protocol):
     """`authz.revocation.outage.Breaker`."""
 
@@ -136,7 +202,9 @@ class Metrics(Collector):
         connections: TransportFigures | None,
         fail_opens: Mapping[str, int],
         tokens: TokenCacheFigures,
-        revocations: RevocationCacheFigures,
+        knowledge: KnowledgeFigures,
+        feed: FeedState | None,
+        revocation_lag: Histogram,
         lookups: Mapping[str, int],
         store_latency: Histogram,
         store: StoreFigures | None,
@@ -148,14 +216,17 @@ class Metrics(Collector):
     ) -> None:
         """`connections`: None where the transport counts nothing.
         `fail_opens`: by cause (`FailOpenRecorder.fail_opens`). `lookups`: by result
-        (`Revocations.results`). `store`: None for `memory://`. `keys`: the key rings of now.
+        (`Revocations.results`). `store`, `feed`: None for `memory://`.
+        `keys`: the key rings of now.
         `loop_lag`: `Heartbeat.lag`. `clock`: the monotonic seconds that `KeyRing.age` takes.
         """
         self._checks = checks
         self._connections = connections
         self._fail_opens = fail_opens
         self._tokens = tokens
-        self._revocations = revocations
+        self._knowledge = knowledge
+        self._feed = feed
+        self._revocation_lag = revocation_lag
         self._lookups = lookups
         self._store_latency = store_latency
         self._store = store
@@ -180,6 +251,8 @@ class Metrics(Collector):
         yield from self._collect_checks()
         yield from self._collect_connections()
         yield from self._collect_caches()
+        yield from self._collect_knowledge()
+        yield from self._collect_feed()
         yield from self._collect_store()
         yield from self._collect_audit()
         yield from self._collect_keys()
@@ -209,7 +282,7 @@ class Metrics(Collector):
         yield _counter(names.TOKEN_CACHE_HITS, {(): self._tokens.hits})
         yield _counter(names.TOKEN_CACHE_MISSES, {(): self._tokens.misses})
         yield _gauge(names.TOKEN_CACHE_SIZE, {(): self._tokens.size})
-        cache = self._revocations
+        cache = self._knowledge.cache
         yield _counter(
             names.REVOCATION_CACHE_HITS,
             {("revoked",): cache.hits_revoked, ("clear",): cache.hits_clear},
@@ -223,6 +296,31 @@ class Metrics(Collector):
             names.REVOCATION_CACHE_EVICTIONS,
             {("revoked",): cache.evictions_revoked, ("clear",): cache.evictions_clear},
         )
+
+    def _collect_knowledge(self) -> Iterator[Family]:
+        knowledge = self._knowledge
+        answers = {(str(answer),): count for answer, count in knowledge.filtered.items()}
+        yield _counter(names.FILTER_LOOKUPS, answers)
+        yield _gauge(names.FILTER_ENTRIES, {(): knowledge.filter.entries})
+        yield _gauge(names.FILTER_BYTES, {(): knowledge.filter.size_bytes})
+        yield _gauge(names.CUTOFFS, {(): knowledge.cutoffs.users})
+
+    def _collect_feed(self) -> Iterator[Family]:
+        """Without any value where there is no feed."""
+        feed = self._feed
+        figures = feed.figures if feed else None
+        yield _gauge(names.FEED_BUCKETS, {(): feed.buckets} if feed else {})
+        yield _gauge(names.FEED_LIVE_BUCKETS, {(): feed.live_buckets} if feed else {})
+        stale_for = feed.staleness if feed else math.inf
+        yield _gauge(names.FEED_STALENESS, {} if math.isinf(stale_for) else {(): stale_for})
+        yield _gauge(names.FEED_SUBSCRIBED, {(): int(feed.subscribed)} if feed else {})
+        yield _counter(names.FEED_ENTRIES, _by_one_label(figures.entries) if figures else {})
+        yield _counter(names.FEED_GAPS, {(): figures.gaps} if figures else {})
+        yield _counter(names.FEED_SYNCS, {(): figures.syncs} if figures else {})
+        yield _counter(names.FEED_SCANS, {(): figures.scans} if figures else {})
+        yield _counter(names.FEED_HISTORY_LOST, {(): figures.lost} if figures else {})
+        yield _counter(names.FEED_FAILURES, {(): figures.failures} if figures else {})
+        yield _histogram(names.REVOCATION_LAG, self._revocation_lag)
 
     def _collect_store(self) -> Iterator[Family]:
         breakers = {} if self._store is None else self._store.breakers()

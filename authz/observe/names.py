@@ -88,6 +88,61 @@ REVOCATION_CACHE_EVICTIONS = Metric(
     ("kind",),
 )
 
+FILTER_LOOKUPS = Metric(
+    "authz_filter_lookups_total",
+    "counter",
+    "Tokens looked for in the filter of revoked ones, by its answer (no, maybe, forgotten).",
+    ("answer",),
+)
+FILTER_ENTRIES = Metric(
+    "authz_filter_entries", "gauge", "Revoked tokens that the filter was told and still holds."
+)
+FILTER_BYTES = Metric("authz_filter_bytes", "gauge", "Memory of the filter.")
+CUTOFFS = Metric("authz_cutoffs", "gauge", "Users whose tokens of before a moment are revoked.")
+
+FEED_BUCKETS = Metric("authz_feed_buckets", "gauge", "Buckets that the feed follows.")
+FEED_LIVE_BUCKETS = Metric(
+    "authz_feed_live_buckets",
+    "gauge",
+    "Buckets of which every revocation is known; for the others the store is asked.",
+)
+FEED_STALENESS = Metric(
+    "authz_feed_staleness_seconds",
+    "gauge",
+    "Since it was last verified, for every bucket, that none is missing; absent until it was.",
+)
+FEED_SUBSCRIBED = Metric(
+    "authz_feed_subscribed", "gauge", "1 while revocations are pushed to this sidecar, else 0."
+)
+FEED_ENTRIES = Metric(
+    "authz_feed_entries_total",
+    "counter",
+    "Revocations heard of, by how: pushed, read where one was missing, synced with all others.",
+    ("how",),
+)
+FEED_GAPS = Metric("authz_feed_gaps_total", "counter", "Pushes that left a gap before them.")
+FEED_SYNCS = Metric(
+    "authz_feed_syncs_total", "counter", "Buckets whose revocations were all read anew."
+)
+FEED_SCANS = Metric(
+    "authz_feed_scans_total",
+    "counter",
+    "Times that all keys of a node were read, because a stream was not whole.",
+)
+FEED_HISTORY_LOST = Metric(
+    "authz_feed_history_lost_total",
+    "counter",
+    "Buckets of which the store had lost revocations that are known here.",
+)
+FEED_FAILURES = Metric(
+    "authz_feed_failures_total", "counter", "Readings of tips or streams that failed."
+)
+REVOCATION_LAG = Metric(
+    "authz_revocation_lag_seconds",
+    "histogram",
+    "Age of revocations when they came, by the clocks of the node and of this sidecar.",
+)
+
 STORE_LOOKUPS = Metric(
     "authz_store_lookups_total",
     "counter",

@@ -20,8 +20,8 @@ from authz.observe import events
 from authz.revocation.outage import Breaker, State
 from authz.revocation.record import (
     ANY_USER,
+    Answer,
     Clear,
-    Finding,
     Revoked,
     TokenRef,
     Unavailable,
@@ -45,10 +45,10 @@ class Lookup:
     """One token being asked about."""
 
     ref: TokenRef
-    answer: asyncio.Future[Finding]
+    answer: asyncio.Future[Answer]
     redirects: int = 0
 
-    def settle(self, finding: Finding) -> None:
+    def settle(self, finding: Answer) -> None:
         if not self.answer.done():
             self.answer.set_result(finding)
 
@@ -69,6 +69,10 @@ class Redirect:
     address: Address
     asking: bool
     """ASK: for this one question; MOVED: from now on."""
+
+
+class ReadError(Exception):
+    """A node gave no answer. The text says why."""
 
 
 class Lane:
@@ -226,6 +230,25 @@ class Lane:
             lookup.settle(Unavailable("error"))
             return
         self._conclude(lookup, read_reply(lookup.ref, values))
+
+    async def read(self, commands: Sequence[tuple[Any, ...]], within: float) -> list[Any]:
+        """The replies to commands that no check waits for, errors among them as values.
+
+        The breaker is told whether the node answered, so that the feed and the checks agree about
+        it. ReadError: it didn't, within so many seconds.
+        """
+        pipeline = self.client.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        try:
+            async with asyncio.timeout(within):
+                replies: list[Any] = await pipeline.execute(raise_on_error=False)
+        except (RedisError, OSError, TimeoutError) as error:
+            text = describe(error) if str(error) else f"no answer within {within:g} s"
+            self._fail(text)
+            raise ReadError(text) from None
+        self.breaker.success(self._loop.time())
+        return replies
 
     async def probe(self) -> bool:
         """Whether the node answers. Tells the breaker."""

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from authz.revocation.record import ANY_USER, Clear, Finding, Revoked, TokenRef
+from authz.revocation.record import ANY_USER, Answer, Clear, Revoked, TokenRef
 from authz.revocation.store import Acknowledgement, TokenRevocation, UserRevocation
 from authz.settings import MAX_LEEWAY
 
@@ -14,7 +14,7 @@ class MemoryStore:
         self._tokens: dict[tuple[str, str], float] = {}
         self._cutoffs: dict[str, tuple[float, float]] = {}
 
-    def find(self, ref: TokenRef) -> Finding:
+    def find(self, ref: TokenRef) -> Answer:
         for user in (ref.user, ANY_USER):
             until = self._tokens.get((user, ref.token))
             if until is not None:

@@ -61,6 +61,8 @@ class Nodes:
         self._side_tasks: set[asyncio.Task[None]] = set()
         self._connected: bool | None = None
         self._told: set[str] = set()
+        self.on_recovery: Callable[[], None] = _nothing
+        """Called when a node answers again, or the map has changed."""
 
     def lane(self, address: Address) -> Lane:
         """The way to a node, made when it is first asked for."""
@@ -124,7 +126,7 @@ class Nodes:
 
     async def _tend(self) -> None:
         try:
-            await self.topology.refresh(self.client, self._settings.connect_timeout)
+            changed = await self.topology.refresh(self.client, self._settings.connect_timeout)
         except TopologyError as error:
             self._report(reachable=False, error=str(error))
             await self._probe()
@@ -134,6 +136,8 @@ class Nodes:
             self.lane(address)
         reached = await self._probe()
         self._report(reachable=reached, error=self.error)
+        if changed:
+            self.on_recovery()
 
     async def _probe(self) -> bool:
         """Ping the primaries that are in doubt. Whether none is left in doubt."""
@@ -148,6 +152,8 @@ class Nodes:
         for lane, answered in zip(due, answers, strict=True):
             if not answered:
                 self.error = lane.last_error
+        if any(answers):
+            self.on_recovery()
         return len(due) == len(doubtful) and all(answers)
 
     def _probe_is_due(self, lane: Lane) -> bool:
@@ -177,6 +183,10 @@ class Nodes:
                 nodes = [node_name(address) for address in self.topology.primaries()]
                 log.info(events.STORE_CONNECTED, nodes=nodes)
         self._connected = reachable
+
+    def wake(self) -> None:
+        """Look after the nodes now: something is wrong, or was moved."""
+        self._wake.set()
 
     async def refresh(self) -> None:
         """Read the map now, for a write that can't wait. `error` says whether it failed."""
@@ -235,3 +245,7 @@ class Nodes:
                 name: breaker.status(self._loop.time()) for name, breaker in self.breakers().items()
             },
         }
+
+
+def _nothing() -> None:
+    """For those who don't follow the store."""

@@ -56,18 +56,31 @@ class Revoked:
 
 @dataclass(frozen=True, slots=True)
 class Clear:
-    """The store was asked and knows of no revocation.
+    """Nothing is known that revokes the token, and whoever says so could know.
 
     One is equal to any other. The fields say how long memory may repeat it, see
-    `RevocationCache.find`; with the values they have here: not at all.
+    `Knowledge.recall`; with the values they have here: not at all.
     """
 
-    epoch: int = field(default=-1, compare=False, repr=False)
-    """`RevocationCache.epoch` when memory gave it out."""
+    token_slot: int = field(default=0, compare=False, repr=False)
+    user_slot: int = field(default=0, compare=False, repr=False)
+    """Which of `Versions.counters` speak of its token and its user."""
+    version: int = field(default=-1, compare=False, repr=False)
+    """Their sum when memory gave it out."""
+    followed: bool = field(default=False, compare=False, repr=False)
+    """It is so as long as the feed of its bucket is live; else the store said so, and it holds
+    from `since` to `until`."""
     since: float = field(default=0.0, compare=False, repr=False)
     """When memory gave it out. Seconds since 1970."""
     until: float = field(default=0.0, compare=False, repr=False)
     """From when on the store has to be asked again. Seconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
+class PossiblyRevoked:
+    """It is probably revoked, and the store can't say otherwise: it doesn't answer, or has lost its
+    memory.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +92,14 @@ class Unavailable:
     `error`."""
 
 
-Finding = Revoked | Clear | Unavailable
+Answer = Revoked | Clear | Unavailable
+"""What a store says."""
+
+Finding = Answer | PossiblyRevoked
+"""What it means together with what is known here."""
 
 CLEAR = Clear()
+POSSIBLY_REVOKED = PossiblyRevoked()
 
 
 def user_digest(issuer: str, subject: str) -> str:
@@ -113,6 +131,11 @@ def not_before_key(bucket: int, user: str) -> str:
 def feed_key(bucket: int) -> str:
     """The stream of the bucket's revocations, and the channel on which each is published."""
     return f"jwt:{{{bucket}}}:feed"
+
+
+def tip_key(bucket: int) -> str:
+    """Where the bucket's stream ends: `feed/entry.py` has the fields."""
+    return f"jwt:{{{bucket}}}:tip"
 
 
 def _digest(*parts: bytes) -> str:

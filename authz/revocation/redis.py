@@ -4,26 +4,19 @@ Look-ups go through one `Lane` per node, writes through the `Writer`; `Nodes` kn
 """
 
 import asyncio
-import math
 from collections.abc import Callable
 from typing import Any
 
+from authz.revocation.entry import Entry
+from authz.revocation.feed.feed import Feed
+from authz.revocation.knowledge import Knowledge
 from authz.revocation.lane import Lookup
 from authz.revocation.nodes import Nodes
 from authz.revocation.outage import Breaker
-from authz.revocation.record import (
-    ANY_USER,
-    Clear,
-    Finding,
-    Revoked,
-    TokenRef,
-    Unavailable,
-    blacklist_key,
-    not_before_key,
-)
+from authz.revocation.record import Answer, Clear, Revoked, TokenRef, Unavailable
 from authz.revocation.store import Acknowledgement, TokenRevocation, UserRevocation
-from authz.revocation.writer import Writer
-from authz.settings import MAX_LEEWAY, StoreSettings
+from authz.revocation.writer import Writer, Written
+from authz.settings import FeedSettings, StoreSettings
 
 
 class RedisStore:
@@ -47,7 +40,7 @@ class RedisStore:
         self._nodes = Nodes(settings, make_breaker=make_breaker, learn=learn, observe=observe)
         self._writer = Writer(settings, self._nodes)
 
-    def find(self, ref: TokenRef) -> asyncio.Future[Finding] | Unavailable:
+    def find(self, ref: TokenRef) -> asyncio.Future[Answer] | Unavailable:
         """As `RevocationStore.find`. The future is the caller's alone."""
         shard = self._nodes.topology.shard(ref.bucket)
         if shard is None:
@@ -63,43 +56,28 @@ class RedisStore:
         """As `RevocationStore.revoke_token`. Without a user it is written to every bucket, since
         nobody can tell in which one the token will be looked for.
         """
-        user = revocation.user or ANY_USER
         buckets = (
             range(self._settings.buckets) if revocation.bucket is None else [revocation.bucket]
         )
-        expires = (revocation.expires_at + MAX_LEEWAY) * 1000
-        note = revocation.note.dump()
+        entry = Entry.of_token(revocation)
         results = await asyncio.gather(
-            *(
-                self._writer.write(
-                    bucket,
-                    blacklist_key(bucket, user, revocation.token),
-                    ["token", note, round(expires), "", user, revocation.token],
-                )
-                for bucket in buckets
-            ),
+            *(self._writer.write(bucket, [entry]) for bucket in buckets),
             return_exceptions=True,  # each is tried for its whole time, whatever becomes of others
         )
-        written: list[tuple[int, bool]] = []
+        written: list[Written] = []
         for result in results:
             if isinstance(result, BaseException):
                 raise result
             written.append(result)
         return Acknowledgement(
-            replicas=min(replicas for replicas, _ in written),
-            repeated=all(repeated for _, repeated in written),
+            replicas=min(one.replicas for one in written),
+            repeated=all(all(one.repeated) for one in written),
         )
 
     async def revoke_user(self, revocation: UserRevocation) -> Acknowledgement:
         """As `RevocationStore.revoke_user`."""
-        expires = (revocation.not_before + revocation.max_lifetime + MAX_LEEWAY) * 1000
-        cut = math.ceil(revocation.not_before * 1000)
-        replicas, repeated = await self._writer.write(
-            revocation.bucket,
-            not_before_key(revocation.bucket, revocation.user),
-            ["user", revocation.note.dump(), round(expires), cut, revocation.user, ""],
-        )
-        return Acknowledgement(replicas, repeated)
+        written = await self._writer.write(revocation.bucket, [Entry.of_user(revocation)])
+        return Acknowledgement(written.replicas, all(written.repeated))
 
     async def start(self) -> None:
         """Connect in the background; an unreachable store is not an error here."""
@@ -112,6 +90,26 @@ class RedisStore:
     async def aclose(self) -> None:
         """Let go of all connections; what is being asked is answered as unavailable."""
         await self._nodes.aclose()
+
+    def follow(
+        self,
+        settings: FeedSettings,
+        knowledge: Knowledge,
+        *,
+        clock: Callable[[], float],
+        monotonic: Callable[[], float],
+        observe_lag: Callable[[float], None],
+    ) -> Feed:
+        """A feed of this store's revocations into `knowledge`, not yet started. As `Feed`."""
+        return Feed(
+            settings,
+            self._settings,
+            self._nodes,
+            knowledge,
+            clock=clock,
+            monotonic=monotonic,
+            observe_lag=observe_lag,
+        )
 
     def breakers(self) -> dict[str, Breaker]:
         """`host:port` of each node that is asked, and its breaker."""

@@ -1,47 +1,103 @@
--- Writes one revocation: its key, its entry in the bucket's stream, and the push, in one step.
+-- Writes revocations of one bucket: for each its key and its entry in the bucket's stream, then the
+-- tip, then one push; all in one step.
 --
--- KEYS[1]  jwt:{B}:blacklist:<user>:<TID>  or  jwt:{B}:not-before:<user>
--- KEYS[2]  jwt:{B}:feed
--- ARGV[1]  'token' or 'user'
--- ARGV[2]  the note, JSON {reason, by, at}
--- ARGV[3]  when the key may go: milliseconds since 1970
--- ARGV[4]  'user': the cut-off, milliseconds since 1970; 'token': ''
--- ARGV[5]  user digest, or '-'
--- ARGV[6]  TID, or '' for 'user'
--- ARGV[7]  how long the stream remembers: milliseconds
+-- KEYS[1]  jwt:{B}:feed
+-- KEYS[2]  jwt:{B}:tip
+-- KEYS[3…] jwt:{B}:blacklist:<user>:<TID>  or  jwt:{B}:not-before:<user>, one for each revocation
+-- ARGV[1]  how long the stream remembers: milliseconds
+-- ARGV[2…] six for each revocation:
+--          'token' or 'user'
+--          the note, JSON {reason, by, at}
+--          when the key may go: milliseconds since 1970
+--          'user': the cut-off, milliseconds since 1970; 'token': ''
+--          user digest, or '-'
+--          TID, or '' for 'user'
 --
--- Returns {written, effective}: written 1 where this call added something, 0 where it was there
--- already; effective: the cut-off now in force (milliseconds), or 0 for 'token'.
+-- Returns {written, effective} for each: written 1 where this call added something, 0 where it was
+-- there already; effective: the cut-off now in force (milliseconds), or 0 for 'token'. A token that
+-- was there already and is now to be kept for longer has an entry of its own all the same, for
+-- those who know it by the hour in which it may be forgotten.
+--
+-- Entries are numbered without a gap (`seq`). The tip names the last one, the oldest one that the
+-- stream has left by its age (`first`), and the epoch: a number drawn anew where there is no tip,
+-- so that whoever followed the stream before sees that its history is gone.
 --
 -- A repeated call writes the key again with the value it has. The value does not change, but the
 -- replication offset does, and that is what makes the WAIT that follows mean something.
-local kind, note, expires, cut = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local old = redis.call('GET', KEYS[1])
-local value, written, effective = note, 1, 0
+local feed, tip = KEYS[1], KEYS[2]
+local keep = tonumber(ARGV[1])
+local results, pushed = {}, {}
+local epoch, seq, last, oldest
 
-if kind == 'user' then
-  local before = old and tonumber(string.match(old, '^%d+'))
-  if before and before >= cut then
-    value, written, effective = old, 0, before
-    expires = math.max(expires, redis.call('PEXPIRETIME', KEYS[1]))
-  else
-    value, effective = string.format('%.0f', cut) .. ' ' .. note, cut
-  end
-elseif old then
-  value, written = old, 0
-  expires = math.max(expires, redis.call('PEXPIRETIME', KEYS[1]))
+local function text(number)
+  return string.format('%.0f', number)
 end
 
-redis.call('SET', KEYS[1], value, 'PXAT', string.format('%.0f', expires))
-
-if written == 1 then
+-- Read once, and only where something is to be added.
+local function read_tip()
   local now = redis.call('TIME')
-  local oldest = string.format('%.0f', now[1] * 1000 - tonumber(ARGV[7]))
-  local entry = redis.call('XADD', KEYS[2], 'MINID', '~', oldest, '*',
-    'kind', kind, 'user', ARGV[5], 'token', ARGV[6],
-    'before', ARGV[4], 'expires', ARGV[3], 'note', note)
-  redis.call('PUBLISH', KEYS[2],
-    cjson.encode({id = entry, kind = kind, user = ARGV[5], token = ARGV[6],
-                  before = ARGV[4], expires = ARGV[3]}))
+  local known = redis.call('HMGET', tip, 'epoch', 'seq', 'id')
+  oldest = text(now[1] * 1000 - keep)
+  epoch, seq, last = known[1], tonumber(known[2]), known[3]
+  if not (epoch and seq and last) then
+    local dice = {now[1], now[2], feed, unpack(ARGV, 2, 7)}
+    epoch = string.sub(redis.sha1hex(table.concat(dice, ' ')), 1, 16)
+    seq, last = 0, ''
+  end
 end
-return {written, string.format('%.0f', effective)}
+
+local function append(kind, note, expires, cut, user, token)
+  if not epoch then
+    read_tip()
+    pushed.epoch, pushed.prev, pushed.entries = epoch, last, {}
+  end
+  seq = seq + 1
+  local number = text(seq)
+  last = redis.call('XADD', feed, 'MINID', '~', oldest, '*', 'seq', number, 'kind', kind,
+    'user', user, 'token', token, 'before', cut, 'expires', expires, 'note', note)
+  table.insert(pushed.entries, {id = last, seq = number, kind = kind, user = user, token = token,
+    before = cut, expires = expires})
+end
+
+local function revoke(key, kind, note, expires_text, cut_text, user, token)
+  local expires, cut = tonumber(expires_text), tonumber(cut_text)
+  local old = redis.call('GET', key)
+  local value, written, effective, prolonged = note, 1, 0, false
+  if kind == 'user' then
+    local before = old and tonumber(string.match(old, '^%d+'))
+    if before and before >= cut then
+      value, written, effective = old, 0, before
+      expires = math.max(expires, redis.call('PEXPIRETIME', key))
+    else
+      value, effective = text(cut) .. ' ' .. note, cut
+    end
+  elseif old then
+    local kept_until = redis.call('PEXPIRETIME', key)
+    value, written = old, 0
+    prolonged = expires > kept_until
+    expires = math.max(expires, kept_until)
+  end
+  redis.call('SET', key, value, 'PXAT', text(expires))
+  if written == 1 or prolonged then
+    append(kind, note, expires_text, cut_text, user, token)
+  end
+  return {written, text(effective)}
+end
+
+for n = 3, #KEYS do
+  local at = 2 + (n - 3) * 6
+  results[#results + 1] = revoke(KEYS[n], unpack(ARGV, at, at + 5))
+end
+
+if epoch then
+  local first = redis.call('XRANGE', feed, '-', '+', 'COUNT', 1)[1]
+  local number = '0'  -- an entry of before they were numbered
+  for n = 1, #first[2], 2 do
+    if first[2][n] == 'seq' then
+      number = first[2][n + 1]
+    end
+  end
+  redis.call('HSET', tip, 'epoch', epoch, 'seq', text(seq), 'id', last, 'first', number)
+  redis.call('PUBLISH', feed, cjson.encode(pushed))
+end
+return results

@@ -4,7 +4,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from authz.revocation.record import Finding, Note, TokenRef
+from authz.revocation.record import Answer, Note, TokenRef
 
 
 class StoreError(Exception):
@@ -52,7 +52,7 @@ class Acknowledgement:
 class RevocationStore(Protocol):
     """One place where revocations are kept."""
 
-    def find(self, ref: TokenRef) -> Finding | Awaitable[Finding]:
+    def find(self, ref: TokenRef) -> Answer | Awaitable[Answer]:
         """Is this token, or its user as of its `iat`, revoked? Answers within `store.timeout`;
         never raises for a failure of the store: that is `Unavailable`.
         """

@@ -3,19 +3,32 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from authz.revocation.cache import RevocationCache
-from authz.revocation.record import CLEAR, Clear, Finding, Revoked, TokenRef, Unavailable
+from authz.revocation.knowledge import Knowledge
+from authz.revocation.record import (
+    CLEAR,
+    Answer,
+    Clear,
+    Finding,
+    Revoked,
+    TokenRef,
+    Unavailable,
+)
 from authz.revocation.store import RevocationStore
 
 
 class Revocations:
-    """The local cache, then the store. Equal look-ups in flight are shared."""
+    """What is known here, then the store. Equal look-ups in flight are shared."""
 
-    def __init__(self, cache: RevocationCache, clock: Callable[[], float]) -> None:
-        """`clock` gives seconds since 1970. `use` must be called before the first `find`."""
-        self._cache = cache
+    def __init__(
+        self, knowledge: Knowledge, clock: Callable[[], float], monotonic: Callable[[], float]
+    ) -> None:
+        """`clock` gives seconds since 1970, `monotonic` seconds of a clock that isn't set. `use`
+        must be called before the first `find`.
+        """
+        self._knowledge = knowledge
         self._clock = clock
-        self._in_flight: dict[TokenRef, asyncio.Future[Finding]] = {}
+        self._monotonic = monotonic
+        self._in_flight: dict[TokenRef, asyncio.Future[Answer]] = {}
         self.results: dict[str, int] = {}
         """Look-ups that went to the store, by outcome: `revoked`, `clear`, or the cause why not."""
 
@@ -25,14 +38,14 @@ class Revocations:
 
     def learn(self, ref: TokenRef, finding: Revoked | Clear) -> None:
         """Remember what the store said, also when it came too late for the check that asked."""
-        self._cache.remember(ref, finding, self._clock())
+        self._knowledge.learn(ref, finding, self._clock())
 
     def find(self, ref: TokenRef, now: float, last: Clear = CLEAR) -> Finding | Awaitable[Finding]:
         """Is it revoked? At once where memory knows, else as an awaitable of at most
         `store.timeout`. Never raises. `last`: what this said of the same token the time before,
-        as for `RevocationCache.find`.
+        as for `Knowledge.recall`.
         """
-        known = self._cache.find(ref, now, last)
+        known = self._knowledge.recall(ref, now, self._monotonic(), last)
         if known is not None:
             return known
         asked = self._in_flight.get(ref)
@@ -40,27 +53,28 @@ class Revocations:
             answer = self._store.find(ref)
             if isinstance(answer, Revoked | Clear | Unavailable):
                 self._count(answer)
-                if not isinstance(answer, Unavailable):  # errors are never cached
+                if isinstance(answer, Revoked | Clear):  # errors are never cached
                     self.learn(ref, answer)
-                return answer
+                return self._conclude(ref, answer)
             asked = asyncio.ensure_future(answer)
             self._in_flight[ref] = asked
             asked.add_done_callback(lambda done: self._settled(ref, done))
         return self._answer(ref, asked)
 
-    async def _answer(self, ref: TokenRef, asked: asyncio.Future[Finding]) -> Finding:
+    async def _answer(self, ref: TokenRef, asked: asyncio.Future[Answer]) -> Finding:
         # Shielded: a client that goes away must not take the answer from those who share it.
-        finding = await asyncio.shield(asked)
-        # What the store said may be of the time before a revocation that came in meanwhile.
-        return self._cache.revocation_of(ref, self._clock()) or finding
+        return self._conclude(ref, await asyncio.shield(asked))
 
-    def _settled(self, ref: TokenRef, done: asyncio.Future[Finding]) -> None:
+    def _conclude(self, ref: TokenRef, answer: Answer) -> Finding:
+        return self._knowledge.conclude(ref, answer, self._clock(), self._monotonic())
+
+    def _settled(self, ref: TokenRef, done: asyncio.Future[Answer]) -> None:
         self._in_flight.pop(ref, None)
         if not done.cancelled() and done.exception() is None:
             self._count(done.result())
 
-    def _count(self, finding: Finding) -> None:
-        match finding:
+    def _count(self, answer: Answer) -> None:
+        match answer:
             case Revoked():
                 outcome = "revoked"
             case Clear():

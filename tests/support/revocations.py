@@ -15,7 +15,7 @@ from authz.revocation.memory import MemoryStore
 from authz.revocation.outage import Breaker
 from authz.revocation.record import (
     Clear,
-    Finding,
+    Answer,
     Note,
     Revoked,
     TokenRef,
@@ -46,10 +46,10 @@ class Opened:
     pipelines: list[int] = field(default_factory=list)
     """Look-ups of each pipeline that was answered."""
 
-    async def find(self, ref: TokenRef) -> Finding:
+    async def find(self, ref: TokenRef) -> Answer:
         return await find(self.store, ref)
 
-    async def timed_find(self, ref: TokenRef) -> tuple[Finding, float]:
+    async def timed_find(self, ref: TokenRef) -> tuple[Answer, float]:
         """The finding and the seconds that it was waited for."""
         started = time.monotonic()
         finding = await find(self.store, ref)
@@ -82,7 +82,7 @@ async def opened(
             await store.aclose()
 
 
-async def find(store: RedisStore | MemoryStore, ref: TokenRef) -> Finding:
+async def find(store: RedisStore | MemoryStore, ref: TokenRef) -> Answer:
     """The finding, whether it comes at once or later."""
     answer = store.find(ref)
     return answer if isinstance(answer, Revoked | Clear | Unavailable) else await answer

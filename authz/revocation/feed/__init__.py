@@ -1,0 +1,1 @@
+"""Following the revocations of a store, as they are written."""

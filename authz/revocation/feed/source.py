@@ -1,0 +1,220 @@
+"""Reads what the feed needs: tips, pages of streams, and, where a stream isn't whole, the keys.
+
+Always from primaries: a replica may be behind, and nobody could tell.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redis.exceptions import AskError, MovedError, RedisError
+
+from authz.revocation.entry import TOKEN, USER, Entry, EntryError
+from authz.revocation.feed.position import FIELDS, Tip
+from authz.revocation.lane import Lane, ReadError, describe
+from authz.revocation.nodes import Nodes
+from authz.revocation.outage import State
+from authz.revocation.record import feed_key, tip_key
+from authz.revocation.topology import Address, node_name
+
+PAGE = 256
+"""Entries read at a time: about 2 ms of work for this process' event loop, 100 KB."""
+
+SCAN_COUNT = 512
+"""Keys that one SCAN walks over: a quarter of a millisecond of the node's time."""
+
+READ_TIMEOUT = 1.0
+"""Seconds. Nobody waits for a page, but a node that hangs must be found out."""
+
+MAX_REDIRECTS = 3
+
+_KEY = re.compile(rb"jwt:\{(\d+)\}:(?:blacklist:([^:]+):([^:]+)|not-before:([^:]+))")
+
+
+class SourceError(Exception):
+    """It can't be read at the moment. The text says why; no entry was skipped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An entry of a stream."""
+
+    id: str
+    seq: int
+    """0: written before entries were numbered."""
+    entry: Entry | None
+    """None: nothing that we could read. It has its place all the same."""
+
+
+class Source:
+    """The revocations of one store, for whoever follows them."""
+
+    def __init__(self, nodes: Nodes) -> None:
+        self._nodes = nodes
+        self.skipped = 0
+        """Entries and keys that are none of ours: unreadable, so nobody can act on them."""
+
+    def by_primary(self, buckets: Collection[int]) -> dict[Address, list[int]]:
+        """Who is to be asked about which buckets; one of which nobody knows is missing."""
+        found: dict[Address, list[int]] = {}
+        for bucket in buckets:
+            shard = self._nodes.topology.shard(bucket)
+            if shard is not None:
+                found.setdefault(shard.primary, []).append(bucket)
+        return found
+
+    def answers(self, address: Address) -> bool:
+        """Whether its breaker lets anyone ask this node."""
+        return self._nodes.lane(address).breaker.state is State.CLOSED
+
+    def read_map(self) -> None:
+        """Have the map of the cluster read again."""
+        self._nodes.wake()
+
+    async def tips(
+        self, address: Address, buckets: Sequence[int], within: float
+    ) -> Mapping[int, Tip]:
+        """The tips of these buckets at one node. One that moved away is missing; the map is being
+        read again then. SourceError: the node doesn't answer within so many seconds, or refuses.
+        """
+        commands = [("HMGET", tip_key(bucket), *FIELDS) for bucket in buckets]
+        replies = await self._read(self._nodes.lane(address), commands, within)
+        tips: dict[int, Tip] = {}
+        for bucket, reply in zip(buckets, replies, strict=True):
+            found = reply
+            if isinstance(reply, AskError) and not isinstance(reply, MovedError):
+                found = await self._ask_elsewhere(reply, address, commands[buckets.index(bucket)])
+            match found:
+                case MovedError():
+                    self._moved(bucket, found, address)
+                case Exception():
+                    raise SourceError(f"{node_name(address)}: {describe(found)}")
+                case _:
+                    try:
+                        tips[bucket] = Tip.of_reply(found)
+                    except EntryError as error:
+                        raise SourceError(f"{tip_key(bucket)}: {error}") from None
+        return tips
+
+    async def page(self, bucket: int, start: str) -> list[Row]:
+        """`PAGE` entries of the bucket's stream from an id on (`-`: the beginning; `(id`: behind
+        it), or fewer at its end. SourceError: it can't be read.
+        """
+        command = ("XRANGE", feed_key(bucket), start, "+", "COUNT", PAGE)
+        for _ in range(MAX_REDIRECTS):
+            shard = self._nodes.topology.shard(bucket)
+            if shard is None:
+                break
+            (reply,) = await self._read(self._nodes.lane(shard.primary), [command], READ_TIMEOUT)
+            if isinstance(reply, MovedError):
+                self._moved(bucket, reply, shard.primary)
+                continue
+            if isinstance(reply, AskError):
+                reply = await self._ask_elsewhere(reply, shard.primary, command)
+            if isinstance(reply, Exception):
+                raise SourceError(f"{node_name(shard.primary)}: {describe(reply)}")
+            return [self._row(*item) for item in reply]
+        raise SourceError(f"nobody has the slot of bucket {bucket}")
+
+    async def keys(
+        self, address: Address, buckets: Collection[int], *, notes: bool = False
+    ) -> AsyncIterator[list[tuple[int, Entry]]]:
+        """All revocations of these buckets that stand at one node, by their keys; in portions.
+
+        `notes`: with their notes. SourceError: the node doesn't answer, or a bucket is being moved
+        from it, so that keys may have been missed.
+        """
+        lane = self._nodes.lane(address)
+        cursor = b"0"
+        while True:
+            command = ("SCAN", cursor, "MATCH", "jwt:{*}:*", "COUNT", SCAN_COUNT)
+            (reply,) = await self._read(lane, [command], READ_TIMEOUT)
+            if isinstance(reply, Exception):
+                raise SourceError(f"{node_name(address)}: {describe(reply)}")
+            cursor, keys = reply
+            found = [
+                (key, match)
+                for key in keys
+                if (match := _KEY.fullmatch(key)) and int(match[1]) in buckets
+            ]
+            yield await self._entries(lane, found, notes=notes)
+            if int(cursor) == 0:
+                break
+        moved = [b for b in buckets if self.by_primary([b]).get(address) is None]
+        if moved:
+            raise SourceError(f"bucket {moved[0]} moved while its keys were read")
+
+    async def _entries(
+        self, lane: Lane, keys: Sequence[tuple[bytes, re.Match[bytes]]], *, notes: bool
+    ) -> list[tuple[int, Entry]]:
+        commands: list[tuple[Any, ...]] = []
+        for key, match in keys:
+            commands.append(("PEXPIRETIME", key))
+            wanted = notes or match[4] is not None
+            commands.append(("GET", key) if wanted else ("PING",))
+        if not commands:
+            return []
+        replies = await self._read(lane, commands, READ_TIMEOUT)
+        entries: list[tuple[int, Entry]] = []
+        for (_, match), expires, value in zip(keys, replies[::2], replies[1::2], strict=True):
+            failed = next((r for r in (expires, value) if isinstance(r, Exception)), None)
+            if failed is not None:
+                raise SourceError(f"{lane.node}: {describe(failed)}")
+            entry = _entry_of_key(match, expires, value)
+            if entry is not None:
+                entries.append((int(match[1]), entry))
+        return entries
+
+    async def _read(
+        self, lane: Lane, commands: Sequence[tuple[Any, ...]], within: float
+    ) -> list[Any]:
+        try:
+            return await lane.read(commands, within)
+        except ReadError as error:
+            raise SourceError(f"{lane.node}: {error}") from None
+
+    async def _ask_elsewhere(self, ask: AskError, asked: Address, command: tuple[Any, ...]) -> Any:
+        """Once, at the node to which the slot is being moved. The reply, or the error."""
+        client = self._nodes.client((ask.host or asked[0], ask.port))
+        pipeline = client.pipeline(transaction=False)
+        pipeline.execute_command("ASKING")
+        pipeline.execute_command(*command)
+        try:
+            async with asyncio.timeout(READ_TIMEOUT):
+                return (await pipeline.execute(raise_on_error=False))[1]
+        except (RedisError, OSError, TimeoutError) as error:
+            raise SourceError(describe(error)) from None
+
+    def _moved(self, bucket: int, moved: MovedError, asked: Address) -> None:
+        self._nodes.topology.moved(bucket, (moved.host or asked[0], moved.port))
+        self._nodes.wake()
+
+    def _row(self, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Row:
+        texts = {
+            name.decode(errors="replace"): value.decode(errors="replace")
+            for name, value in fields.items()
+        }
+        number = texts.get("seq", "")
+        seq = int(number) if number.isdecimal() else 0
+        try:
+            return Row(entry_id.decode(), seq, Entry.of_fields(texts))
+        except EntryError:
+            self.skipped += 1
+            return Row(entry_id.decode(), seq, None)
+
+
+def _entry_of_key(match: re.Match[bytes], expires: int, value: bytes | None) -> Entry | None:
+    """None: it expired meanwhile, or its cut-off can't be read; then each look-up finds it, and
+    revokes.
+    """
+    if expires < 0:
+        return None
+    if match[4] is None:
+        user, token = match[2].decode(), match[3].decode()
+        return Entry(TOKEN, user, token, 0, expires, (value or b"").decode(errors="replace"))
+    cut, _, note = (value or b"").partition(b" ")
+    if not cut.isdigit():
+        return None
+    return Entry(USER, match[4].decode(), "", int(cut), expires, note.decode(errors="replace"))

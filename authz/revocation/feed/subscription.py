@@ -1,0 +1,171 @@
+"""One connection on which every revocation is pushed, whichever node it was written at.
+
+PUBLISH reaches the subscribers of all nodes of a cluster, so one connection to any of them is
+enough. What is lost with it, or never arrives, the feed finds in the streams.
+"""
+
+import asyncio
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from redis.asyncio.client import PubSub
+from redis.exceptions import RedisError
+
+from authz.observe import events
+from authz.revocation.entry import EntryError
+from authz.revocation.feed.position import Push
+from authz.revocation.lane import describe
+from authz.revocation.nodes import Nodes
+from authz.revocation.record import feed_key
+from authz.revocation.topology import Address, node_name
+
+PING_EVERY = 1.0
+"""Seconds. A node that hangs, or a line that was cut without a word, shows only by silence."""
+SILENCE = 2.5
+"""Seconds without a byte after which the connection is given up: two pings in a row unanswered."""
+RETRY_MIN, RETRY_MAX = 0.05, 1.0
+"""Seconds between attempts: doubling, and each less up to half at random, so that a fleet whose
+node died doesn't come back as one."""
+MESSAGES_A_TURN = 32
+"""Read before checks get their turn: about a millisecond of work."""
+
+log = structlog.get_logger(__name__)
+
+
+class Subscription:
+    """Keeps subscribed to the channels of all buckets, at one node or another."""
+
+    def __init__(
+        self,
+        nodes: Nodes,
+        buckets: int,
+        *,
+        connect_timeout: float,
+        monotonic: Callable[[], float],
+        pushed: Callable[[int, Push], None],
+        changed: Callable[[], None],
+    ) -> None:
+        """`pushed` is told each push and its bucket; `changed`, that the subscription began or
+        ended. `connect_timeout` in seconds, for connecting and subscribing.
+        """
+        self._nodes = nodes
+        self._buckets = {feed_key(bucket).encode(): bucket for bucket in range(buckets)}
+        self._connect_timeout = connect_timeout
+        self._pushed = pushed
+        self._changed = changed
+        self._monotonic = monotonic
+        self._heard_at = 0.0
+        self._deaf = asyncio.Event()
+        self.node = ""
+        """`host:port` where it is subscribed; empty while it isn't."""
+        self.since = 0.0
+        """When that began, in `monotonic` seconds."""
+        self.messages = 0
+        self.unreadable = 0
+        """Messages on our channels that are none of ours."""
+        self.started = 0
+        """Subscriptions begun so far."""
+        self.error = "not connected yet"
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        pause = RETRY_MIN
+        last: Address | None = None
+        while True:
+            address = last = self._choose(last)
+            try:
+                await self._follow(address)
+            except* (RedisError, OSError, TimeoutError) as errors:
+                self.error = _first_line(errors)
+            was_up, self.node = bool(self.node), ""
+            if was_up:
+                pause = RETRY_MIN
+                log.warning(events.FEED_UNSUBSCRIBED, node=node_name(address), error=self.error)
+                self._changed()
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  no secret
+            pause = min(2 * pause, RETRY_MAX)
+
+    def move(self) -> None:
+        """Pushes don't arrive although the connection seems well: go to another node."""
+        self._deaf.set()
+
+    def _choose(self, last: Address | None) -> Address:
+        """Any node that answers, but not the last one again, if there is a choice."""
+        nodes = self._nodes.topology.nodes()
+        others = [node for node in nodes if node != last] or nodes
+        return random.choice(others)  # noqa: S311  spreads a fleet over the nodes; no secret
+
+    async def _follow(self, address: Address) -> None:
+        """Subscribe at this node and read until something goes wrong, which it raises."""
+        pubsub = self._nodes.client(address).pubsub()
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                await pubsub.subscribe(*self._buckets)
+                for _ in self._buckets:
+                    await pubsub.parse_response(block=True)
+            self._begin(address)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._read(pubsub))
+                tasks.create_task(self._watch(pubsub))
+        finally:
+            await pubsub.aclose()  # type: ignore[no-untyped-call]
+
+    def _begin(self, address: Address) -> None:
+        self.node = node_name(address)
+        self.since = self._heard_at = self._monotonic()
+        self.started += 1
+        self.error = ""
+        self._deaf.clear()
+        log.info(events.FEED_SUBSCRIBED, node=self.node)
+        self._changed()
+
+    async def _read(self, pubsub: PubSub) -> None:
+        while True:
+            for _ in range(MESSAGES_A_TURN):
+                response = await pubsub.parse_response(block=True)
+                self._heard_at = self._monotonic()
+                if response[0] == b"message":
+                    self._take(response[1], response[2])
+            await asyncio.sleep(0)
+
+    def _take(self, channel: bytes, data: bytes) -> None:
+        self.messages += 1
+        try:
+            push = Push.of_message(json.loads(data))
+        except (EntryError, ValueError):
+            self.unreadable += 1
+            return
+        self._pushed(self._buckets[channel], push)
+
+    async def _watch(self, pubsub: PubSub) -> None:
+        """TimeoutError: nothing is heard any more."""
+        while True:
+            await pubsub.ping()
+            try:
+                async with asyncio.timeout(PING_EVERY):
+                    await self._deaf.wait()
+            except TimeoutError:
+                if self._monotonic() - self._heard_at > SILENCE:
+                    raise TimeoutError(f"nothing heard for {SILENCE:g} s") from None
+            else:
+                raise TimeoutError("revocations were written that were not pushed here")
+
+    def status(self) -> dict[str, Any]:
+        return {
+            "node": self.node or None,
+            "for_seconds": round(self._monotonic() - self.since, 1) if self.node else None,
+            "messages": self.messages,
+            "unreadable": self.unreadable,
+            "started": self.started,
+            "error": self.error or None,
+        }
+
+
+def _first_line(errors: BaseExceptionGroup[Any]) -> str:
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return describe(error)
