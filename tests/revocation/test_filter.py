@@ -139,6 +139,8 @@ def test_what_arrives_while_the_clock_is_behind_is_kept_for_the_longest_lifetime
     """
     known.tidy(0.0, 0.0)
     known.add(token("a"), NOW + MAX_LIFETIME, 1.0)
+    known.add(token("b"), HORIZON, 1.0)  # the same hour, stated
+    assert known.hours == 1
     known.tidy(2.0, 2.0)
     tidied(known, NOW, MAX_LIFETIME, 3.0)
     assert known.find(token("a")) is Presence.MAYBE
