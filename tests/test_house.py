@@ -15,9 +15,11 @@ PACKAGE = REPOSITORY / "authz"
 
 PURE_FILES = [
     *sorted(PACKAGE.glob("check/*.py")),
-    *(PACKAGE / "revocation" / f"{name}.py" for name in ("record", "cache", "outage", "store")),
+    *(
+        PACKAGE / "revocation" / f"{name}.py"
+        for name in ("cache", "cutoffs", "filter", "outage", "record", "steady", "store")
+    ),
     *sorted(PACKAGE.glob("envoy_api/http2/*.py")),
-    *(later for later in (PACKAGE / "revocation/filter.py",) if later.exists()),
 ]
 """What is decided, apart from how it is asked: time, randomness and replies are passed in."""
 
