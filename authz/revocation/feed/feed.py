@@ -35,6 +35,8 @@ PAUSE = 0.02
 """Seconds at least between two rounds, however many pushes leave gaps."""
 TIP_TIMEOUT = 0.25
 """Seconds that a node is given to name its tips: an eighth of `max_staleness`."""
+CANCEL_AGAIN = 0.2
+"""Seconds until a task that goes on although it was cancelled is cancelled once more."""
 TIDY_EVERY = 1.0
 """Seconds between two looks at what has expired."""
 
@@ -93,10 +95,11 @@ class Feed:
 
     async def aclose(self) -> None:
         """Stop following. What is known stays known."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        self.subscription.stop()
+        while tasks := set(self._tasks):
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=CANCEL_AGAIN)
 
     # ---- pushes
 
@@ -236,6 +239,7 @@ class Feed:
         before = self.figures.entries["synced"]
         log.info(events.FEED_SYNCING, buckets=len(tips))
         partial: dict[int, Reading] = {}
+        synced = self.figures.syncs
         try:
             for bucket, tip in tips.items():
                 reading = await read_all(self._source, bucket, tip, self._heard_synced)
@@ -249,7 +253,8 @@ class Feed:
                 await self._scan(address, partial)
                 for bucket, reading in partial.items():
                     self._synced(bucket, reading.end or NOTHING, asked_at)
-            self._wake.set()  # by now `asked_at` may be long ago: verify at once
+            if self.figures.syncs > synced:
+                self._wake.set()  # by now `asked_at` may be long ago: verify at once
             log.info(
                 events.FEED_SYNCED,
                 buckets=len(tips),
