@@ -79,7 +79,6 @@ class Sidecar:
         self._store = open_store(
             settings, learn=self._revocations.learn, observe=store_counters.observe
         )
-        self._revocations.use(self._store)
         revocation_lag = Histogram(REVOCATION_LAG_BUCKETS)
         self._feed = (
             None
@@ -92,6 +91,7 @@ class Sidecar:
                 observe_lag=revocation_lag.observe,
             )
         )
+        self._revocations.use(self._store, None if self._feed is None else self._feed.remembers)
         self._audit = AuditLog(settings.audit)
         recorder = FailOpenRecorder(self._audit, required=settings.audit.required)
         authorizer = Authorizer(

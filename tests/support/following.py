@@ -63,24 +63,22 @@ class Follower:
 
 
 @asynccontextmanager
-async def following(
-    url: str, *, live: bool = True, false_positives: float = 1e-6, **settings: Any
-) -> AsyncIterator[Follower]:
+async def following(url: str, *, live: bool = True, **settings: Any) -> AsyncIterator[Follower]:
     """A feed of the store at `url`; with `live`, once it is. `settings` are those of the store."""
     lags: list[float] = []
     knowledge = Knowledge(
-        revocations=10_000, negative_ttl=1.0, false_positives=false_positives, buckets=BUCKETS
+        revocations=10_000, negative_ttl=1.0, false_positives=1e-6, buckets=BUCKETS
     )
     view = Revocations(knowledge, time.time, time.monotonic)
     async with opened(url, connected=live, **settings) as told:
-        view.use(told.store)
         feed = told.store.follow(
-            FeedSettings(max_staleness=MAX_STALENESS, false_positives=false_positives),
+            FeedSettings(max_staleness=MAX_STALENESS),
             knowledge,
             clock=time.time,
             monotonic=time.monotonic,
             observe_lag=lags.append,
         )
+        view.use(told.store, feed.remembers)
         follower = Follower(told, knowledge, view, feed, lags)
         feed.start()
         try:

@@ -201,6 +201,32 @@ async def test_a_store_that_was_emptied_takes_no_revocation_back(cluster: Valkey
         assert await follower.find(good) == Clear()
 
 
+async def test_a_store_that_was_emptied_a_moment_ago_clears_nobody(cluster: ValkeyCluster) -> None:
+    """Before the feed has compared tips again, its word about a listed token is checked."""
+    ref = token_ref(bucket=BUCKET)
+    async with opened(cluster.url) as told:
+        await told.store.revoke_token(of_token(ref))
+    async with following(cluster.url) as follower:
+        lost_before = follower.feed.figures.lost
+        assert lost_before == 0
+        for master in cluster.masters:
+            master.client.flushall()
+        assert await follower.find(ref) == POSSIBLY_REVOKED
+        assert await follower.find(ref) == POSSIBLY_REVOKED
+
+
+async def test_a_token_that_the_filter_takes_for_revoked_is_cleared_by_the_store(
+    cluster: ValkeyCluster,
+) -> None:
+    """The filter is told of one that isn't, which is what a false positive is."""
+    ref = token_ref()
+    async with following(cluster.url) as follower:
+        follower.knowledge.filter.add(ref.token, ref.expires_at, time.time())
+        cluster.reset_counts()
+        assert await follower.find(ref) == Clear()
+        assert cluster.command_counts()["mget"] == 1
+
+
 async def test_a_failover_that_lost_revocations_is_noticed(cluster: ValkeyCluster) -> None:
     """The stream goes on from an older copy, with as many other entries as were lost."""
     kept, lost, new = (token_ref(bucket=BUCKET) for _ in range(3))
@@ -242,6 +268,20 @@ async def test_a_stream_that_was_cut_is_made_up_for_from_the_keys(
     async with following(cluster.url) as late:  # begins with the cut stream
         assert all(late.knows(ref) for ref in refs)
         assert late.feed.figures.scans >= 1
+
+
+async def test_a_stream_that_was_cut_does_not_look_whole_after_the_next_revocation(
+    cluster: ValkeyCluster,
+) -> None:
+    """Whoever starts later, and has nothing but what is left of it."""
+    refs = [token_ref(bucket=BUCKET) for _ in range(5)]
+    async with opened(cluster.url) as told:
+        for ref in refs[:4]:
+            await told.store.revoke_token(of_token(ref))
+        cluster.master_of(BUCKET).command("XTRIM", feed_key(BUCKET), "MAXLEN", 1)
+        await told.store.revoke_token(of_token(refs[4]))
+    async with following(cluster.url) as late:
+        assert all(late.knows(ref) for ref in refs)
 
 
 async def test_a_slot_that_is_moved_is_followed(cluster: ValkeyCluster) -> None:
