@@ -94,10 +94,11 @@ async def read_all(source: Pages, bucket: int, tip: Tip, hear: Callable[[Row], N
     walk = _Walk(hear)
     rows = await source.page(bucket, BEGINNING)
     await _walk_on(source, bucket, rows, walk, tip.seq)
+    if tip.seq == 0:
+        # Nothing was revoked here, or not since entries are numbered, or somebody deleted the tip,
+        # and maybe the stream as well: the keys tell.
+        return Reading(NOTHING, whole=False, cause="the stream has no tip")
     if walk.first is None or walk.last is None:
-        if tip == NOTHING:
-            # Nothing was revoked here, or somebody deleted the stream and its tip: the keys tell.
-            return Reading(NOTHING, whole=False, cause="there is no stream")
         return Reading(tip, whole=False, cause="the stream is gone")
     if walk.ids.get(tip.seq) != tip.id:
         end = None if tip.seq <= walk.last.seq else tip
