@@ -149,7 +149,10 @@ class Position:
         self.at = tip
         ahead, self._ahead = sorted(self._ahead, key=lambda push: push.first), []
         for push in ahead:
-            if not self._advance(push) and push.last.seq > tip.seq:
+            if self._advance(push):
+                continue
+            # One of a data set that is gone would wait for ever.
+            if push.epoch == tip.epoch and push.last.seq > tip.seq:
                 self._keep(push)
 
     def lose(self) -> None:
