@@ -164,6 +164,7 @@ class Knowledge:
         doesn't count against the filter any more.
         """
         self.filter.mark_forgotten()
+        self._versions.touch_all()
 
     def tidy(self, now: float, monotonic: float) -> None:
         """Let go of what has expired. Called about once a second."""
