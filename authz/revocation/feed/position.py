@@ -76,7 +76,7 @@ class Push:
             first, last = int(rows[0]["seq"]), int(rows[-1]["seq"])
             entries = [Entry.of_fields(row) for row in rows]
             tip = Tip(epoch, last, str(rows[-1]["id"]))
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
             raise EntryError(f"not a push: {error!r}") from None
         if last - first + 1 != len(entries):
             raise EntryError("not a push: its numbers have a gap")
