@@ -63,10 +63,10 @@ class Knowledge:
         again.
         """
         counters = self._counters
-        if counters[last.token_slot] + counters[last.user_slot] == last.version and (
-            monotonic < self.live_until[ref.bucket]
-            if last.followed
-            else last.since <= now < last.until
+        if (
+            counters[last.token_slot] + counters[last.user_slot] == last.version
+            and last.since <= now
+            and (monotonic < self.live_until[ref.bucket] if last.followed else now < last.until)
         ):
             self.cache.hits_clear += 1
             return last
@@ -85,7 +85,7 @@ class Knowledge:
         version = self._counters[token_slot] + self._counters[user_slot]
         if presence is Presence.NO and monotonic < self.live_until[ref.bucket]:
             self.cache.hits_clear += 1
-            return Clear(token_slot, user_slot, version, followed=True)
+            return Clear(token_slot, user_slot, version, followed=True, since=now)
         clear_since = self.cache.clear_since(ref, version, now)
         if clear_since is None:
             self.cache.misses += 1
@@ -165,6 +165,7 @@ class Knowledge:
         doesn't count against the filter any more.
         """
         self.filter.mark_forgotten()
+        self._versions.touch_all()
 
     def tidy(self, now: float, monotonic: float) -> None:
         """Let go of what has expired. Called about once a second."""
