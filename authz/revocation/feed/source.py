@@ -152,13 +152,15 @@ class Source:
         commands: list[tuple[Any, ...]] = []
         for key, match in keys:
             commands.append(("PEXPIRETIME", key))
-            wanted = notes or match[4] is not None
-            commands.append(("GET", key) if wanted else ("PING",))
+            if notes or match[4] is not None:
+                commands.append(("GET", key))
         if not commands:
             return []
-        replies = await self._read(lane, commands, READ_TIMEOUT)
+        replies = iter(await self._read(lane, commands, READ_TIMEOUT))
         entries: list[tuple[int, Entry]] = []
-        for (_, match), expires, value in zip(keys, replies[::2], replies[1::2], strict=True):
+        for _, match in keys:
+            expires = next(replies)
+            value = next(replies) if notes or match[4] is not None else None
             failed = next((r for r in (expires, value) if isinstance(r, Exception)), None)
             if failed is not None:
                 raise SourceError(f"{lane.node}: {describe(failed)}")
