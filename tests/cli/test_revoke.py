@@ -75,7 +75,7 @@ def token(**overrides: Any) -> str:
 
 def keys(server: ValkeyServer) -> list[str]:
     found: list[bytes] = server.command("KEYS", "*")
-    return sorted(key.decode() for key in found if not key.endswith(b":feed"))
+    return sorted(key.decode() for key in found if not key.endswith((b":feed", b":tip")))
 
 
 def key_of(subject: str, jti: str) -> str:
@@ -146,7 +146,9 @@ def test_a_time_is_a_number_or_iso_8601_and_without_a_zone_it_is_utc(
     run: Run, server: ValkeyServer, monkeypatch: pytest.MonkeyPatch, text: str, seconds: float
 ) -> None:
     monkeypatch.setattr("authz.cli.revoke.time.time", lambda: 1767225700.0)
-    monkeypatch.setattr("authz.cli.revoke.MAX_LIFETIME", 1e9)  # or Redis drops what is long past
+    monkeypatch.setattr(
+        "authz.cli.revocations.MAX_LIFETIME", 1e9
+    )  # or Redis drops what is long past
     assert run("--issuer", ISSUER, "--user", "alice", "--before", text).code == 0
     (key,) = keys(server)
     value: bytes = server.command("GET", key)
@@ -244,7 +246,7 @@ NOW = str(int(time.time()) + 100)
         (("--issuer", ISSUER, "--jti", "j", "--expires-at", "0001-01-01"), "1970"),
         (("--issuer", ISSUER, "--user", "u", "--before", "yesterday"), "--before: 'yesterday'"),
         (("--issuer", ISSUER, "--user", "u", "--before", "nan"), "--before: 'nan' is not"),
-        (("--issuer", ISSUER, "--user", "u", "--before", "2199-01-01"), "--before lies in the fu"),
+        (("--issuer", ISSUER, "--user", "u", "--before", "2199-01-01"), "--before: lies in the f"),
         (("--unknown",), "No such option"),
         (("extra",), "unexpected extra argument"),
     ],
