@@ -7,8 +7,9 @@ beside this file is the same list for readers, and a test compares the two with 
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
-VERSION = 1
-"""Of the format. Adding a field leaves it; removing one, or changing what one means, does not."""
+VERSION = 2
+"""Of the format. Adding a field leaves it; removing one, or changing what one means, does not. 2
+brought the chain (`prev`), which no verifier may do without."""
 
 FAIL_OPEN = "fail_open"
 """`event`: a request was let through although nobody could say whether its token is revoked."""
@@ -32,11 +33,12 @@ def _means(meaning: str) -> Any:
 class Stamp:
     """What the audit adds to every entry."""
 
-    v: int = _means("version of this format: 1")
+    v: int = _means("version of this format: 2")
     time: str = _means("when it was decided, RFC 3339 in UTC with milliseconds")
     event: str = _means("what happened: `fail_open`")
     seq: int = _means("number of the record within `instance`: 1, 2, 3 … without a gap")
     instance: str = _means("host name and a random number, new at each start of the sidecar")
+    prev: str = _means("SHA-256 of the line before it of the same `instance`, see the chain")
 
 
 @dataclass(frozen=True, slots=True)

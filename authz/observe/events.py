@@ -96,6 +96,9 @@ AUDIT_OVERLOADED: Final = _event(
 AUDIT_ABANDONED: Final = _event(
     "audit_abandoned", "the audit's writer hung at the stop; so many records were not written"
 )
+AUDIT_CLOSED: Final = _event(
+    "audit_closed", "the audit is written; `head` is the end of its chain, for `authz audit verify`"
+)
 
 # What operators see
 ADMIN_LISTENING: Final = _event("admin_listening", "/metrics and the probes are answered here")

@@ -16,30 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from authz.audit import chain
 from authz.audit import log as audit_log
-from authz.audit.fields import CUT, MAX_PATH, MAX_TEXT, FailOpen, meanings
+from authz.audit.fields import CUT, MAX_PATH, MAX_TEXT, meanings
 from authz.audit.log import QUEUE_RECORDS, AuditLog
 from authz.observe import events
 from authz.settings import AuditSettings
+from support.audit import ENTRY
 from support.waiting import eventually
-
-ENTRY = FailOpen(
-    request_id="5c3f",
-    method="GET",
-    path="/orders/7",
-    host="shop.example",
-    source="192.0.2.7",
-    issuer="https://issuer.example",
-    subject="ann",
-    token_id="t-1",
-    token="T" * 43,
-    user="U" * 43,
-    bucket=3,
-    issued_at=1_800_000_000,
-    expires_at=1_800_003_600,
-    cause="breaker_open",
-    fail_mode_from="settings",
-)
 
 
 @asynccontextmanager
@@ -65,11 +49,12 @@ async def test_a_record_is_in_the_file_when_record_returns(tmp_path: Path) -> No
         assert await log.record(ENTRY)
         (line,) = lines_of(path)
         assert line == {
-            "v": 1,
+            "v": 2,
             "time": "2027-01-15T08:00:00.250Z",
             "event": "fail_open",
             "seq": 1,
             "instance": log.instance,
+            "prev": chain.GENESIS,
             "request_id": "5c3f",
             "method": "GET",
             "path": "/orders/7",
@@ -159,8 +144,9 @@ async def test_a_full_disk_is_not_written_and_is_said_once() -> None:
             assert log.failed["no_space"] == 3
             assert log.status()["writable"] is False
             assert log.status()["error"] == os.strerror(28)
-    assert [(line["event"], line["cause"]) for line in logged] == [
-        (events.AUDIT_UNWRITABLE, "no_space")
+    assert [(line["event"], line.get("cause")) for line in logged] == [
+        (events.AUDIT_UNWRITABLE, "no_space"),
+        (events.AUDIT_CLOSED, None),
     ]
 
 
@@ -179,7 +165,10 @@ async def test_an_unwritable_file_is_no_crash_and_is_written_once_it_can_be(
             assert await log.record(ENTRY)
             assert log.status()["writable"] is True
     assert lines_of(folder / "audit.jsonl")[0]["seq"] == 1
-    assert [line["event"] for line in logged] == [events.AUDIT_UNWRITABLE, events.AUDIT_WRITABLE]
+    assert [line["event"] for line in logged][:2] == [
+        events.AUDIT_UNWRITABLE,
+        events.AUDIT_WRITABLE,
+    ]
 
 
 async def test_a_disk_that_hangs_counts_as_not_written_and_holds_nobody_up(

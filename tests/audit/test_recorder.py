@@ -42,7 +42,7 @@ async def test_the_record_tells_the_request_the_token_and_the_cause(tmp_path: Pa
     finally:
         await log.aclose()
     line = json.loads(path.read_text())
-    assert {name: line[name] for name in list(line)[5:]} == {
+    assert {name: line[name] for name in list(line)[6:]} == {
         "request_id": "5c3f",
         "method": "GET",
         "path": "/orders/7",
