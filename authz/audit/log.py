@@ -20,13 +20,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
-from datetime import UTC, datetime
 from enum import Enum, auto
 from typing import Any
 
 import structlog
 
-from authz.audit import chain
+from authz.audit import chain, instant
 from authz.audit.chain import Head
 from authz.audit.fields import CUT, MAX_PATH, MAX_TEXT, VERSION, Entry, Stamp
 from authz.audit.file import AuditFile
@@ -86,7 +85,8 @@ class _Control(Enum):
 class _Pending:
     """A record on its way. Made and settled on the loop; the writer reads it."""
 
-    time: float
+    time: int
+    """Milliseconds since 1970."""
     event: str
     body: str
     """The entry's fields as JSON, without the opening brace."""
@@ -158,10 +158,12 @@ class AuditLog:
         ).start()
         self._queue.put(_Control.OPEN)
 
-    async def record(self, entry: Entry) -> bool:
-        """Put an entry on record. True once its line is with the operating system.
+    async def record(self, entry: Entry, *, at: float | None = None, patient: bool = False) -> bool:
+        """Put an entry on record. True once its line is with the operating system. `at`: its
+        `time`, seconds since 1970, else now.
 
         False: it is not, or not known to be, within `audit.timeout`; `failed` counts the cause.
+        With `patient` there is no such limit, for what no request waits for.
         Where `audit.required` holds, a record that was given up is taken back if the writer has
         not begun with it; if it has, the line may still appear although the request was denied.
         Where it does not hold, the request goes on, and the line is written as late as it may be.
@@ -173,12 +175,15 @@ class AuditLog:
         if self._waiting >= QUEUE_RECORDS:
             return self._refuse(QUEUE_FULL)
         pending = _Pending(
-            self._clock(), entry.event, _encode(entry), done=self._loop.create_future()
+            time=instant.milliseconds(self._clock() if at is None else at),
+            event=entry.event,
+            body=_encode(entry),
+            done=self._loop.create_future(),
         )
         self._waiting += 1
         self._queue.put(pending)
         try:
-            async with asyncio.timeout(self._settings.timeout):
+            async with asyncio.timeout(None if patient else self._settings.timeout):
                 return await pending.done
         except TimeoutError:
             pending.abandoned = True
@@ -349,7 +354,7 @@ class AuditLog:
     def _line(self, pending: _Pending, head: Head) -> bytes:
         stamp = Stamp(
             v=VERSION,
-            time=_rfc3339(pending.time),
+            time=instant.rfc3339(pending.time),
             event=pending.event,
             seq=head.seq + 1,
             instance=head.instance,
@@ -384,11 +389,6 @@ def _object(stamp: Stamp) -> str:
 
 def _json(values: dict[str, Any]) -> str:
     return json.dumps(values, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-
-
-def _rfc3339(seconds: float) -> str:
-    moment = datetime.fromtimestamp(seconds, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _describe(error: Exception | None) -> tuple[str, str]:

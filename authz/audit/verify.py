@@ -6,17 +6,13 @@ and the first of a sidecar holds the hash of the last line it found, so one that
 two sidecars shows. What was cut off at the very end shows against a head that was kept elsewhere.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_origin, get_type_hints
 
 from authz.audit import chain
 from authz.audit.chain import Head
-from authz.audit.fields import FAIL_OPEN, VERSION, FailOpen, Stamp
-
-ENTRIES = {FAIL_OPEN: FailOpen}
-"""What can be recorded, by `event`."""
+from authz.audit.schema import wrong_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +107,7 @@ class Verification:
         if record is None:
             self._problem("is not a JSON object: torn, or overwritten")
             return
-        wrong = list(_wrong_fields(record))
+        wrong = list(wrong_fields(record))
         for text in wrong:
             self._problem(text)
         digest = chain.digest(line)
@@ -168,29 +164,3 @@ class Verification:
 
 def _records(first: int, last: int) -> str:
     return f"record {first}" if first == last else f"records {first} to {last}"
-
-
-def _wrong_fields(record: dict[str, Any]) -> Iterator[str]:
-    if record.get("v") != VERSION:
-        yield f"format version is not {VERSION}"
-        return
-    event = record.get("event")
-    entry = ENTRIES.get(event) if isinstance(event, str) else None
-    if entry is None:
-        yield "event is none that is known"
-        return
-    expected = dict(_types(Stamp)) | dict(_types(entry))
-    for name in expected.keys() - record.keys():
-        yield f"field {name} is missing"
-    for name in record.keys() - expected.keys():
-        yield f"field {name[:64]!r} is unknown"
-    for name, kind in expected.items():
-        if name in record and type(record[name]) is not kind:
-            yield f"field {name} is not {'a whole number' if kind is int else 'text'}"
-
-
-def _types(kind: type[Stamp | FailOpen]) -> Iterable[tuple[str, type]]:
-    hints = get_type_hints(kind)
-    for one in fields(kind):
-        hint = hints[one.name]
-        yield one.name, str if get_origin(hint) is not None else hint  # a Literal of words

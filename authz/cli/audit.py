@@ -8,6 +8,7 @@ from authz.audit import chain
 from authz.audit.chain import Head
 from authz.audit.verify import Verification
 from authz.cli.errors import CommandError
+from authz.cli.reconcile import reconcile
 
 SHOWN = 20
 """Problems printed; a file of another kind has one in each line."""
@@ -22,7 +23,7 @@ def _heads(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> tup
 
 @click.group()
 def audit() -> None:
-    """Look into the record of fail-open decisions."""
+    """Look into the record of what was let through unasked."""
 
 
 @audit.command()
@@ -71,3 +72,6 @@ def verify(files: tuple[Path, ...], heads: tuple[Head, ...]) -> int:
         f"of a sidecar: {found}"
     )
     return 1 if problems else 0
+
+
+audit.add_command(reconcile)

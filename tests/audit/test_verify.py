@@ -17,7 +17,7 @@ from authz.audit.log import AuditLog
 from authz.audit.verify import Verification
 from authz.cli.main import app
 from authz.settings import AuditSettings
-from support.audit import ENTRY
+from support.audit import ENTRY, RECONCILED
 
 
 @pytest.fixture
@@ -38,7 +38,8 @@ async def write(path: Path, records: int) -> None:
     log = AuditLog(AuditSettings(path=path, timeout=5))
     log.start()
     for number in range(records):
-        assert await log.record(replace(ENTRY, request_id=str(number)))
+        entry = RECONCILED if number % 4 == 3 else replace(ENTRY, request_id=str(number))
+        assert await log.record(entry)
     await log.aclose()
 
 
