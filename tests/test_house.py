@@ -17,9 +17,22 @@ PURE_FILES = [
     *sorted(PACKAGE.glob("check/*.py")),
     *(
         PACKAGE / "revocation" / f"{name}.py"
-        for name in ("cache", "cutoffs", "filter", "outage", "record", "steady", "store")
+        for name in (
+            "cache",
+            "cutoffs",
+            "entry",
+            "filter",
+            "knowledge",
+            "outage",
+            "record",
+            "steady",
+            "store",
+            "versions",
+        )  # fmt: skip
     ),
+    *(PACKAGE / "revocation/feed" / f"{name}.py" for name in ("figures", "position")),
     *sorted(PACKAGE.glob("envoy_api/http2/*.py")),
+    *(PACKAGE / "audit" / f"{name}.py" for name in ("chain", "instant", "ledger", "pending")),
 ]
 """What is decided, apart from how it is asked: time, randomness and replies are passed in."""
 
