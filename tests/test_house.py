@@ -28,7 +28,7 @@ PURE_FILES = [
             "steady",
             "store",
             "versions",
-        )  # fmt: skip
+        )
     ),
     *(PACKAGE / "revocation/feed" / f"{name}.py" for name in ("figures", "position")),
     *sorted(PACKAGE.glob("envoy_api/http2/*.py")),
