@@ -1,6 +1,7 @@
 """The faults, one function each. Victims and moments come from the stage's dice."""
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable
 
@@ -8,6 +9,7 @@ from chaos.stage import Fault, Stage
 from chaos.traffic import revoke_many
 
 from authz.revocation.record import feed_key
+from support.process import ChildProcess
 from support.proxy import Direction
 from support.revocations import BUCKETS
 from support.waiting import wait_until

@@ -10,7 +10,7 @@ from functools import cache
 from random import Random
 
 from chaos.evidence import FAIL_OPEN, PASSED, REFUSED, Evidence, Window
-from chaos.ledger import Ledger, missing
+from chaos.ledger import Ledger, Token, missing
 from chaos.oracle import (
     PATIENCE,
     RECONCILED_WITHIN,
@@ -38,9 +38,9 @@ ENOUGH = 10
 """Acknowledged revocations, and checks that refused one, before a fault counts as having struck
 under load."""
 
-OLD_SWEPT = 300
-"""Revocations of earlier scenarios that are asked about again at the end, beside all of this one's:
-more would take more seconds than they tell."""
+OLD_SWEPT = 200
+"""Revocations of earlier scenarios that are asked about again, beside all of this one's: more would
+take more seconds than they tell."""
 
 
 class Stage:
@@ -189,7 +189,7 @@ def _perform(fault: Fault, stage: Stage) -> Outcome:
         wait_until(lambda: len(ledger.acknowledged) >= ENOUGH, "traffic", timeout=30)
         struck = len(ledger.answers)
         fault.strike(stage)
-        due = list(ledger.acknowledged)
+        due = _due(stage, began)
         settled = sweep(world.seats, due, ledger, until=stage.recovered + PATIENCE)
         time.sleep(max(0.0, stage.recovered + PATIENCE - time.monotonic()))
         stage.run_afterwards()
@@ -201,19 +201,22 @@ def _perform(fault: Fault, stage: Stage) -> Outcome:
     return outcome
 
 
+def _due(stage: Stage, began: float) -> list[Token]:
+    """All that was acknowledged in this scenario, and some of what was before."""
+    tokens = list(stage.ledger.acknowledged)
+    revocations = stage.ledger.revocations
+    old, new = [], []
+    for token in tokens:
+        acknowledged = revocations[token.name].acknowledged
+        (new if acknowledged is not None and acknowledged >= began else old).append(token)
+    return new + stage.dice.sample(old, min(OLD_SWEPT, len(old)))
+
+
 def _ask_all_again(stage: Stage, began: float) -> None:
-    """All that was acknowledged in this scenario, and some of what was before, when it is old."""
-    ledger = stage.ledger
-    new = [
-        token
-        for token in ledger.acknowledged
-        if (ledger.revocations[token.name].acknowledged or 0) >= began
-    ]
-    old = ledger.acknowledged[: -len(new) or None]
-    tokens = new + stage.dice.sample(old, min(OLD_SWEPT, len(old)))
+    """When it is all old enough, or becomes so meanwhile."""
     lag = RELAY_LAG if len(stage.world.regions) > 1 else 0.0
     until = time.monotonic() + PATIENCE + lag
-    sweep(stage.world.seats, tokens, ledger, until=until)
+    sweep(stage.world.seats, _due(stage, began), stage.ledger, until=until)
 
 
 def _gather(stage: Stage, began: float) -> Evidence:
