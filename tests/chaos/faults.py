@@ -4,6 +4,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable
+from datetime import datetime
 
 from chaos.stage import Fault, Stage
 from chaos.traffic import revoke_many
@@ -183,18 +184,24 @@ def restart_mid_sync(stage: Stage) -> None:
 
 
 def clock_off(stage: Stage) -> None:
-    """A sidecar lives for a while with a clock that is three seconds off."""
+    """A sidecar lives for a while with a clock that is three seconds off, and is cut off in it,
+    for what is done by the clock in an outage.
+    """
     seat = stage.dice.choice(stage.world.home.seats)
     ahead = stage.dice.choice([-CLOCK_OFF, CLOCK_OFF])
     with stage.trouble([seat]):
         seat.stop()
         seat.start(ahead=ahead)
         wait_until(seat.is_connected, f"{seat.name} is connected")
-    stage.hold(FROZEN / 2)
-    with stage.trouble([seat]):  # a short cut, for what is done by the clock in an outage
+    stage.hold(ONE_WAY)
+    with stage.trouble([seat]):
         seat.lines.cut()
-        stage.hold(1.0)
+        stage.hold(ONE_WAY)
+        written = datetime.fromisoformat(seat.audit()[-1]["time"]).timestamp()
         seat.lines.restore()
+    off = written - time.time()
+    if abs(off - ahead) > CLOCK_OFF / 2:
+        raise AssertionError(f"{seat.name}'s clock is {off:.1f} s off, which should be {ahead}")
 
 
 # ---- Regions
@@ -248,6 +255,6 @@ FAULTS = [
     Fault("flush all", flush_all, needs_feed=True),
     Fault("trim the stream", trim_the_stream, needs_feed=True),
     Fault("restart mid-sync", restart_mid_sync),
-    Fault("clock off", clock_off),
+    Fault("clock off", clock_off, opens=True),
     Fault("part regions", part_the_regions, prepare=join_two_regions, needs_relay=True),
 ]

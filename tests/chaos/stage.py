@@ -205,7 +205,8 @@ def _due(stage: Stage, began: float) -> list[Token]:
     """All that was acknowledged in this scenario, and some of what was before."""
     tokens = list(stage.ledger.acknowledged)
     revocations = stage.ledger.revocations
-    old, new = [], []
+    old: list[Token] = []
+    new: list[Token] = []
     for token in tokens:
         acknowledged = revocations[token.name].acknowledged
         (new if acknowledged is not None and acknowledged >= began else old).append(token)

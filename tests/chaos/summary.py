@@ -30,7 +30,7 @@ def _table(outcomes: Sequence[Outcome], promises: Promises, seed: int) -> Table:
     grid.add_column("fault", no_wrap=True)
     for heading in HEADINGS:
         grid.add_column(heading, justify="right", no_wrap=True)
-    grid.add_column("verdict")
+    grid.add_column("verdict", no_wrap=True)
     for outcome in outcomes:
         grid.add_row(outcome.fault, *_figures(outcome, promises), verdict(outcome))
     return grid
