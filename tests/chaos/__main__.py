@@ -27,7 +27,7 @@ SCENARIO_LIMIT = 150
 a cluster gives up after 30."""
 
 
-WIDTH = 120
+WIDTH = 132
 """Columns of the summary, also where the terminal has fewer or there is none."""
 
 
@@ -62,6 +62,10 @@ def _too_long(_signal: int, _frame: FrameType | None) -> None:
     raise TimeoutError(f"the scenario took longer than {SCENARIO_LIMIT} s")
 
 
+def _ended(_signal: int, _frame: FrameType | None) -> None:
+    sys.exit("ended by SIGTERM")
+
+
 def once(faults: Sequence[Fault], dice: Random) -> Iterator[Fault]:
     """Each of them, in any order."""
     yield from dice.sample(faults, len(faults))
@@ -88,6 +92,7 @@ def main() -> int:
             parser.error(f"--only {name}: there are {', '.join(names)}")
     if not sys.platform.startswith("linux"):
         parser.error("it runs on Linux only, where each address of 127.0.0.0/8 is this machine")
+    signal.signal(signal.SIGTERM, _ended)  # or all its children would be left behind
     seed = SystemRandom().randrange(10**6) if arguments.seed is None else arguments.seed
     return _run_and_tell(arguments.only or names, arguments.seconds, seed)
 

@@ -1,8 +1,9 @@
 """Tokens, and the book of what was done with them and said of them."""
 
+import math
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from itertools import count, islice
 from random import Random
@@ -106,9 +107,13 @@ class Ledger:
         for revocation in list(self.revocations.values()):
             revocation.lost = min(revocation.lost, before)
 
-    def turn_the_page(self) -> None:
-        """A scenario is over: keep who refused what, and of the revocations the latest that the
-        store still has.
+    def is_kept(self, token: Token) -> bool:
+        """Whether the store should still have the revocation of this token."""
+        return self.revocations[token.name].lost == math.inf
+
+    def turn_the_page(self, regions: Collection[str]) -> None:
+        """A scenario is over: keep who refused what, and of the revocations the latest that a store
+        of these regions still has.
         """
         refused: dict[tuple[str, int], set[str]] = {}
         for answer in self.answers:
@@ -117,7 +122,7 @@ class Ledger:
         kept = [
             token
             for token in self.acknowledged
-            if self.revocations[token.name].lost == float("inf")
+            if self.revocations[token.name].region in regions and self.is_kept(token)
         ][-REVOKED_KEPT:]
         names = {token.name for token in kept}
         self.known = {

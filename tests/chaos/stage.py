@@ -178,7 +178,7 @@ def _perform(fault: Fault, stage: Stage) -> Outcome:
     if fault.prepare is not None:
         fault.prepare(stage)
     world.mend()
-    ledger.turn_the_page()
+    ledger.turn_the_page([region.name for region in world.regions])
     world.upstream.received.clear()
     for seat in world.seats:
         seat.mark()
@@ -260,11 +260,7 @@ def _wait_reconciled(world: World, evidence: Evidence) -> None:
 
 def _missing(region: Region, ledger: Ledger) -> list[str]:
     """What was acknowledged and is not in this region's cluster."""
-    here = [
-        token
-        for token in ledger.acknowledged
-        if ledger.revocations[token.name].lost == float("inf")
-    ]
+    here = [token for token in ledger.acknowledged if ledger.is_kept(token)]
     return [f"{name} is not in {region.name}'s store" for name in missing(region.cluster, here)]
 
 

@@ -66,8 +66,9 @@ class Lines:
         return self
 
     def stop(self) -> None:
-        for proxy in self._proxies:
-            proxy.stop()
+        """For good. Nothing happens the second time."""
+        while self._proxies:
+            self._proxies.pop().stop()
 
     def cut(self) -> None:
         """Connections break, new ones are refused."""
