@@ -156,6 +156,24 @@ def redis_back(show: Show) -> None:
     show.came(_outcome(answers[-1]))
     show.took(waited, "Redis was back")
     _expect_let_through(answers[-1], "carol", "allow")
+    show.narrator.fact("audit", _looked_at_again(show.stage, answers[-1]))
+
+
+def _looked_at_again(stage: Stage, answer: Answer) -> str:
+    """The record of what became of the token that had been let through."""
+    token_id = answer.upstream_saw("x-authz-token-id") or ""
+    found: list[str] = []
+
+    def recorded() -> bool:
+        found[:] = [
+            line
+            for line in stage.audit_records()
+            if '"event":"reconciled"' in line and token_id in line
+        ]
+        return bool(found)
+
+    stage.processes.wait_until(recorded, "a record of what was let through", RECOVERY_TIMEOUT)
+    return found[-1]
 
 
 def kept(show: Show) -> None:
@@ -173,7 +191,9 @@ TOUR = (
     Step("log-out everywhere refuses all tokens of a user", logged_out),
     Step("with Redis stopped a good token is let through, on record", redis_stopped),
     Step("with Redis stopped a revoked token stays refused", still_revoked),
-    Step("with Redis back nothing fails open any more", redis_back),
+    Step(
+        "with Redis back nothing fails open any more, and what did is looked at again", redis_back
+    ),
     Step("what was revoked before Redis was stopped is still revoked", kept),
 )
 
