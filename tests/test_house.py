@@ -13,11 +13,14 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "authz"
 
+PURE_REVOCATION = (
+    "record", "entry", "store", "outage", "cache", "versions", "steady", "cutoffs", "filter",
+    "knowledge", "feed/position", "feed/figures",
+)  # fmt: skip
 PURE_FILES = [
     *sorted(PACKAGE.glob("check/*.py")),
-    *(PACKAGE / "revocation" / f"{name}.py" for name in ("record", "cache", "outage", "store")),
+    *(PACKAGE / "revocation" / f"{name}.py" for name in PURE_REVOCATION),
     *sorted(PACKAGE.glob("envoy_api/http2/*.py")),
-    *(later for later in (PACKAGE / "revocation/filter.py",) if later.exists()),
 ]
 """What is decided, apart from how it is asked: time, randomness and replies are passed in."""
 

@@ -14,8 +14,8 @@ from pydantic import SecretStr
 from authz.revocation.memory import MemoryStore
 from authz.revocation.outage import Breaker
 from authz.revocation.record import (
-    Clear,
     Answer,
+    Clear,
     Note,
     Revoked,
     TokenRef,
@@ -105,6 +105,17 @@ def token_ref(
         bucket=bucket_of(ISSUER, subject, BUCKETS),
         issued_at=issued,
         expires_at=issued + round(lifetime),
+    )
+
+
+def named_ref(name: str = "t", user: str = "ann", issued_at: int = 1_799_999_940) -> TokenRef:
+    """The token of this name and user: the same each time it is asked for. Lives for an hour."""
+    return TokenRef(
+        user=user_digest(ISSUER, user),
+        token=token_digest(ISSUER, name, b""),
+        bucket=bucket_of(ISSUER, user, BUCKETS),
+        issued_at=issued_at,
+        expires_at=issued_at + 3600,
     )
 
 
