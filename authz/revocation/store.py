@@ -13,6 +13,10 @@ class StoreError(Exception):
     """
 
 
+class StoreRefusedError(StoreError):
+    """The store answered and won't have it: a right is missing, its memory is full."""
+
+
 @dataclass(frozen=True, slots=True)
 class TokenRevocation:
     token: str
@@ -37,6 +41,9 @@ class UserRevocation:
     max_lifetime: float
     """Seconds: `not_before` is kept until every token it speaks of has expired."""
     note: Note
+
+
+Revocation = TokenRevocation | UserRevocation
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ from authz.revocation.entry import Entry
 from authz.revocation.lane import describe
 from authz.revocation.nodes import Nodes
 from authz.revocation.record import feed_key, tip_key
-from authz.revocation.store import StoreError
+from authz.revocation.store import StoreError, StoreRefusedError
 from authz.revocation.topology import node_name
 from authz.settings import MAX_LEEWAY, MAX_LIFETIME, StoreSettings
 
@@ -84,7 +84,8 @@ class Writer:
         """Run the script until all entries are there and replicated, through failovers and moves,
         within `write_timeout`. At most `MAX_ENTRIES`.
 
-        StoreError: not all are there, or not replicated as configured.
+        StoreError: not all are there, or not replicated as configured. StoreRefusedError: and
+        another attempt would be in vain.
         """
         failures = [f"no answer within {self._settings.write_timeout:g} s (store.write_timeout)"]
 
@@ -137,7 +138,7 @@ class Writer:
             raise _RetryableError(f"the slot is being moved to {ask.host}:{ask.port}") from None
         except (RedisError, OSError, TimeoutError) as error:
             if isinstance(error, ResponseError) and not _passes(error):
-                raise StoreError(f"the store refused: {describe(error)}") from None
+                raise StoreRefusedError(f"the store refused: {describe(error)}") from None
             # READONLY: this was a primary once. New connections, and a new look at the map.
             await client.connection_pool.disconnect(inuse_connections=False)
             await self._nodes.refresh()
