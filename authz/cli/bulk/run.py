@@ -1,5 +1,6 @@
 """Takes a file of revocations to the store, and keeps book of it."""
 
+import asyncio
 import contextlib
 import fcntl
 import os
@@ -122,7 +123,10 @@ class _Run:
                             self._save()
                             saved_at = time.monotonic()
         except StoreError as error:
-            raise CommandError(self._stopped(error)) from None
+            raise CommandError(f"{self._stopped}: {error}. Mend the store; {self._later}") from None
+        except asyncio.CancelledError:
+            self._display.say(f"{self._stopped}; {self._later}")
+            raise
         finally:
             await store.aclose()
             self._save()
@@ -168,13 +172,15 @@ class _Run:
         lines = self._progress.tally.lines - self._lines_before
         return lines / max(time.monotonic() - self._began, 1e-3)
 
-    def _stopped(self, error: StoreError) -> str:
-        on = (
-            "the same command goes on from there"
-            if self._checkpoint
-            else "standard input can't be gone on with; repeating all of it is safe"
-        )
-        return f"stopped behind line {self._progress.line:,}: {error}. Mend the store; {on}"
+    @property
+    def _stopped(self) -> str:
+        return f"stopped behind line {self._progress.line:,}"
+
+    @property
+    def _later(self) -> str:
+        if self._checkpoint is None:
+            return "standard input can't be gone on with; repeating all of it is safe"
+        return "the same command goes on from there"
 
     def _result(self) -> str:
         tally = self._progress.tally
