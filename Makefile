@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint format fuzz loadtest proto corpus lock clean
+.PHONY: help demo test check lint format fuzz chaos loadtest proto corpus lock clean
 
 help: ## this list
 	@echo "make TARGET [ARGS=...]"
@@ -48,6 +48,9 @@ format: $(INSTALLED) ## put every file in the house format
 
 fuzz: $(INSTALLED) ## look for input that breaks what reads it, a minute each (ARGS="--seconds 600")
 	@PYTHONPATH=tests $(BIN)/python -m fuzz $(ARGS)
+
+chaos: $(INSTALLED) ## break a cluster under load, a fault at a time: four minutes (ARGS="--seconds 3600")
+	@PYTHONPATH=tests $(BIN)/python -m chaos $(ARGS)
 
 loadtest: $(INSTALLED) ## what a check costs, against its targets: four minutes (ARGS=--all: everything)
 	@$(BIN)/python -m loadtest $(ARGS)

@@ -3,13 +3,17 @@
 import asyncio
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import structlog
 
 from authz import __version__
 from authz.audit.log import AuditLog
+from authz.audit.pending import LetThrough, Pending
+from authz.audit.recall import recall
+from authz.audit.reconciler import Reconciler
 from authz.audit.recorder import FailOpenRecorder
 from authz.check.authorizer import Authorizer
 from authz.check.credentials import CredentialFinder
@@ -79,7 +83,6 @@ class Sidecar:
         self._store = open_store(
             settings, learn=self._revocations.learn, observe=store_counters.observe
         )
-        self._revocations.use(self._store)
         revocation_lag = Histogram(REVOCATION_LAG_BUCKETS)
         self._feed = (
             None
@@ -92,8 +95,19 @@ class Sidecar:
                 observe_lag=revocation_lag.observe,
             )
         )
+        self._revocations.use(self._store, None if self._feed is None else self._feed.remembers)
         self._audit = AuditLog(settings.audit)
-        recorder = FailOpenRecorder(self._audit, required=settings.audit.required)
+        pending = Pending()
+        recorder = FailOpenRecorder(
+            self._audit, required=settings.audit.required, pending=pending, clock=time.time
+        )
+        self._reconciler = Reconciler(
+            pending,
+            self._store,
+            self._audit,
+            clock=time.time,
+            recall=self._recall(),
+        )
         authorizer = Authorizer(
             credentials=CredentialFinder(settings.credentials),
             verifier=self._verifier,
@@ -118,6 +132,7 @@ class Sidecar:
             store_latency=store_counters.latency,
             store=None if isinstance(self._store, MemoryStore) else self._store,
             audit=self._audit,
+            reconciler=self._reconciler,
             keys=lambda: list(self._keys.by_issuer.values()),
             loop_lag=self._heartbeat.lag,
             transport=settings.transport,
@@ -148,6 +163,7 @@ class Sidecar:
         await self._store.start()
         if self._feed is not None:
             self._feed.start()
+        self._reconciler.start()
         await self._keys.start()
         await self._server.start()
         self._readiness.serving()
@@ -165,6 +181,7 @@ class Sidecar:
         self._readiness.not_serving("draining")
         log.info(events.DRAINING)
         await self._server.stop(self._settings.drain_timeout)
+        await self._reconciler.aclose()
         await self._audit.aclose()
         await self._keys.aclose()
         if self._feed is not None:
@@ -202,7 +219,15 @@ class Sidecar:
             "store": self._store.status(),
             "keys": self._keys.status(),
             "audit": self._audit.status(),
+            "reconciler": self._reconciler.status(),
         }
+
+    def _recall(self) -> Callable[[], Sequence[LetThrough]] | None:
+        """None where the store would know nothing of an earlier start."""
+        path = self._settings.audit.path
+        if path is None or isinstance(self._store, MemoryStore):
+            return None
+        return partial(recall, path, self._audit.instance, self._settings.store.buckets)
 
 
 async def _serve(settings: Settings) -> None:

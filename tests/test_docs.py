@@ -18,7 +18,8 @@ from authz import __version__
 from authz.check.policy import PolicyError, RoutePolicies
 from authz.check.verdict import Reason
 from authz.cli.main import app
-from authz.settings import CONFIG_VARIABLE, ENV_NESTING, ENV_PREFIX, Settings, parse_duration
+from authz.durations import parse_duration
+from authz.settings import CONFIG_VARIABLE, ENV_NESTING, ENV_PREFIX, Settings
 
 REPOSITORY = Path(__file__).parents[1]
 README = REPOSITORY / "README.md"

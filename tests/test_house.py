@@ -15,9 +15,24 @@ PACKAGE = REPOSITORY / "authz"
 
 PURE_FILES = [
     *sorted(PACKAGE.glob("check/*.py")),
-    *(PACKAGE / "revocation" / f"{name}.py" for name in ("record", "cache", "outage", "store")),
+    *(
+        PACKAGE / "revocation" / f"{name}.py"
+        for name in (
+            "cache",
+            "cutoffs",
+            "entry",
+            "filter",
+            "knowledge",
+            "outage",
+            "record",
+            "steady",
+            "store",
+            "versions",
+        )
+    ),
+    *(PACKAGE / "revocation/feed" / f"{name}.py" for name in ("figures", "position")),
     *sorted(PACKAGE.glob("envoy_api/http2/*.py")),
-    *(later for later in (PACKAGE / "revocation/filter.py",) if later.exists()),
+    *(PACKAGE / "audit" / f"{name}.py" for name in ("chain", "instant", "ledger", "pending")),
 ]
 """What is decided, apart from how it is asked: time, randomness and replies are passed in."""
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
+from authz.durations import format_duration, parse_duration
 from authz.settings import (
     AuditSettings,
     IssuerSettings,
@@ -16,9 +17,7 @@ from authz.settings import (
     Settings,
     SettingsError,
     StoreSettings,
-    format_duration,
     load_settings,
-    parse_duration,
     split_host_port,
     store_credentials,
     store_url_parts,

@@ -100,7 +100,7 @@ async def test_it_tells_when_it_serves_and_when_it_stopped(
     async with running(settings):
         assert all(map(accepts_connections, ports))
         assert events_of(logged)[-1] == "serving"
-    assert events_of(logged)[-2:] == ["draining", "stopped"]
+    assert events_of(logged)[-3:] == ["draining", "audit_closed", "stopped"]
     assert not any(map(accepts_connections, ports))
 
 

@@ -10,12 +10,18 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from authz.audit import chain
+
 CHECK_EVERY = 1.0
 """Seconds between looks at whether the path still names the open file. One stat a second costs
 nothing, and what is written to a file that was just renamed is on record there."""
 
 MODE = 0o640
 """Of a file that is created: the owner writes, the group's log shipper reads, others nothing."""
+
+TAIL = 128 * 1024
+"""Bytes read to find the last whole line. A record is 35 KB at most and a torn one behind it as
+long; this is nearly twice both."""
 
 
 class AuditFile:
@@ -61,6 +67,18 @@ class AuditFile:
         self.close()  # whatever is wrong, the next line begins by opening the file anew
         return _whole_lines(lines, written - len(start)), error
 
+    def last_whole_line(self) -> bytes | None:
+        """The last line of the open file that is no torn one. None: there is none among its last
+        `TAIL` bytes, it can't be read, or it is no regular file.
+        """
+        if self._descriptor is None:
+            return None
+        status = os.fstat(self._descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        lines = self._tail(status.st_size, TAIL).split(b"\n")
+        return chain.last_whole(lines if status.st_size <= TAIL else lines[1:])
+
     def close(self) -> None:
         """Let go of the file. The next line opens the path anew."""
         if self._descriptor is not None:
@@ -74,17 +92,22 @@ class AuditFile:
         status = os.fstat(descriptor)
         self._identity = (status.st_dev, status.st_ino)
         if stat.S_ISREG(status.st_mode):
-            self._torn = status.st_size > 0 and self._last_byte(status.st_size) != b"\n"
+            # Where it can't be read, a blank line is the lesser evil.
+            self._torn = status.st_size > 0 and self._tail(status.st_size, 1) != b"\n"
         return descriptor
 
-    def _last_byte(self, size: int) -> bytes:
-        """Empty where it can't be read; then a blank line is the lesser evil."""
+    def _tail(self, size: int, length: int) -> bytes:
+        """The last `length` bytes of the open file's `size`; empty where they can't be read."""
         try:
-            descriptor = os.open(self._path, os.O_RDONLY)
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK)
         except OSError:
             return b""
         try:
-            return os.pread(descriptor, 1, size - 1)
+            status = os.fstat(descriptor)
+            if (status.st_dev, status.st_ino) != self._identity:  # replaced just now
+                return b""
+            start = max(0, size - length)
+            return os.pread(descriptor, size - start, start)
         except OSError:
             return b""
         finally:

@@ -3,6 +3,7 @@ for a disk.
 
 One thread writes. All records that wait are written by one `write` (group commit), so under load
 a record costs a share of a system call, and a slow disk makes groups larger instead of slower.
+The writer also chains the records (`chain.py`), so their order in the chain is that in the file.
 Each record's caller waits for its own line to be with the operating system, at most
 `audit.timeout`. There is no fsync: the record survives the sidecar's death, not the machine's.
 """
@@ -19,16 +20,16 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
-from datetime import UTC, datetime
 from enum import Enum, auto
 from typing import Any
 
 import structlog
 
-from authz.audit.fields import CUT, MAX_PATH, MAX_TEXT, VERSION, Entry, Stamp
+from authz.audit import chain, instant
+from authz.audit.chain import Head
+from authz.audit.fields import MAX_PATH, VERSION, Entry, Stamp, bounded
 from authz.audit.file import AuditFile
 from authz.observe import events
-from authz.observe.redact import redact_text
 from authz.settings import AuditSettings
 
 QUEUE_RECORDS = 1024
@@ -83,7 +84,8 @@ class _Control(Enum):
 class _Pending:
     """A record on its way. Made and settled on the loop; the writer reads it."""
 
-    time: float
+    time: int
+    """Milliseconds since 1970."""
     event: str
     body: str
     """The entry's fields as JSON, without the opening brace."""
@@ -119,7 +121,8 @@ class AuditLog:
         # Unbounded itself: `_waiting` bounds it, and counts what the writer holds as well.
         self._queue: queue.SimpleQueue[_Pending | _Control] = queue.SimpleQueue()
         self._waiting = 0
-        self._sequence = 0  # of the last record in the file; the writer's own
+        # The end of the chain so far. The writer alone sets it; None until the file was opened.
+        self._head: Head | None = None
         self._open = False
         self._writable: bool | None = None
         self._error = ""
@@ -154,10 +157,12 @@ class AuditLog:
         ).start()
         self._queue.put(_Control.OPEN)
 
-    async def record(self, entry: Entry) -> bool:
-        """Put an entry on record. True once its line is with the operating system.
+    async def record(self, entry: Entry, *, at: float | None = None, patient: bool = False) -> bool:
+        """Put an entry on record. True once its line is with the operating system. `at`: its
+        `time`, seconds since 1970, else now.
 
         False: it is not, or not known to be, within `audit.timeout`; `failed` counts the cause.
+        With `patient` there is no such limit, for what no request waits for.
         Where `audit.required` holds, a record that was given up is taken back if the writer has
         not begun with it; if it has, the line may still appear although the request was denied.
         Where it does not hold, the request goes on, and the line is written as late as it may be.
@@ -169,12 +174,15 @@ class AuditLog:
         if self._waiting >= QUEUE_RECORDS:
             return self._refuse(QUEUE_FULL)
         pending = _Pending(
-            self._clock(), entry.event, _encode(entry), done=self._loop.create_future()
+            time=instant.milliseconds(self._clock() if at is None else at),
+            event=entry.event,
+            body=_encode(entry),
+            done=self._loop.create_future(),
         )
         self._waiting += 1
         self._queue.put(pending)
         try:
-            async with asyncio.timeout(self._settings.timeout):
+            async with asyncio.timeout(None if patient else self._settings.timeout):
                 return await pending.done
         except TimeoutError:
             pending.abandoned = True
@@ -199,6 +207,8 @@ class AuditLog:
         await asyncio.wait([self._stopped], timeout=CLOSE_TIMEOUT)
         if not self._stopped.done():
             log.error(events.AUDIT_ABANDONED, records=self._waiting)
+        elif self._head is not None:
+            log.info(events.AUDIT_CLOSED, head=str(self._head))
 
     def status(self) -> dict[str, Any]:
         """For `/status`: JSON-ready. `writable` is None until the file was first tried."""
@@ -207,6 +217,7 @@ class AuditLog:
             "path": None if path is None else str(path),
             "required": self._settings.required,
             "instance": self.instance,
+            "head": None if self._head is None else str(self._head),
             "writable": self._writable,
             "error": self._error or None,
             "written": self.written,
@@ -303,14 +314,17 @@ class AuditLog:
         error: Exception | None = None
         try:
             file.open()  # first, for it may hang, and records may be given up meanwhile
+            if self._head is None:
+                last = file.last_whole_line()
+                self._head = Head(self.instance, 0, chain.digest(last) if last else chain.GENESIS)
             batch = self._take_back(loop, records)
             if batch:
-                lines = [self._line(one, self._sequence + n) for n, one in enumerate(batch, 1)]
+                lines, heads = self._chain(self._head, batch)
                 whole, error = file.append(lines)
+                # A line that tore gives its number to the next: whole lines have no gap.
+                self._head = heads[whole]
         except Exception as unforeseen:  # noqa: BLE001  a writer that dies would deny everything
             error = unforeseen
-        # A line that tore gives its number to the next, so numbers of whole lines have no gap.
-        self._sequence += whole
         _tell(loop, self._settle, batch, whole, *_describe(error))
 
     def _take_back(
@@ -326,8 +340,25 @@ class AuditLog:
             _tell(loop, self._forget, len(records) - len(wanted))
         return wanted
 
-    def _line(self, pending: _Pending, sequence: int) -> bytes:
-        stamp = Stamp(VERSION, _rfc3339(pending.time), pending.event, sequence, self.instance)
+    def _chain(self, head: Head, batch: Sequence[_Pending]) -> tuple[list[bytes], list[Head]]:
+        """The lines of a batch, and where the chain ends before the first and after each."""
+        lines: list[bytes] = []
+        heads = [head]
+        for pending in batch:
+            line = self._line(pending, heads[-1])
+            lines.append(line)
+            heads.append(Head(head.instance, heads[-1].seq + 1, chain.digest(line)))
+        return lines, heads
+
+    def _line(self, pending: _Pending, head: Head) -> bytes:
+        stamp = Stamp(
+            v=VERSION,
+            time=instant.rfc3339(pending.time),
+            event=pending.event,
+            seq=head.seq + 1,
+            instance=head.instance,
+            prev=head.digest,
+        )
         return (_object(stamp)[:-1] + "," + pending.body + "\n").encode("ascii")
 
 
@@ -339,16 +370,11 @@ def _encode(entry: Entry) -> str:
     for one in fields(entry):
         value = getattr(entry, one.name)
         if one.name == "path":
-            value = _bounded(re.split("[?#]", value, maxsplit=1)[0], MAX_PATH)
+            value = bounded(re.split("[?#]", value, maxsplit=1)[0], MAX_PATH)
         elif isinstance(value, str):
-            value = _bounded(value, MAX_TEXT)
+            value = bounded(value)
         values[one.name] = value
     return _json(values)[1:]
-
-
-def _bounded(text: str, most: int) -> str:
-    text = redact_text(text)
-    return text if len(text) <= most else text[: most - len(CUT)] + CUT
 
 
 def _object(stamp: Stamp) -> str:
@@ -357,11 +383,6 @@ def _object(stamp: Stamp) -> str:
 
 def _json(values: dict[str, Any]) -> str:
     return json.dumps(values, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-
-
-def _rfc3339(seconds: float) -> str:
-    moment = datetime.fromtimestamp(seconds, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _describe(error: Exception | None) -> tuple[str, str]:

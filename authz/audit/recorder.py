@@ -1,7 +1,11 @@
 """Turns a fail-open decision about a request into a record of the audit."""
 
+from collections.abc import Callable
+
+from authz.audit import instant
 from authz.audit.fields import FailOpen
 from authz.audit.log import AuditLog
+from authz.audit.pending import Pending
 from authz.check.request import CheckRequest
 from authz.check.token import Identity
 
@@ -12,9 +16,14 @@ FAIL_MODE_EXTENSION = "authz.fail_mode"
 class FailOpenRecorder:
     """What the authorizer asks before it lets a request through unasked."""
 
-    def __init__(self, log: AuditLog, *, required: bool) -> None:
+    def __init__(
+        self, log: AuditLog, *, required: bool, pending: Pending, clock: Callable[[], float]
+    ) -> None:
+        """`pending` is told each token that is let through. `clock`: seconds since 1970."""
         self._log = log
         self._required = required
+        self._pending = pending
+        self._clock = clock
         self.fail_opens: dict[str, int] = {}
         """Requests that were let through, by why the store was not asked. For metrics."""
 
@@ -24,10 +33,18 @@ class FailOpenRecorder:
         Without `audit.required` it still waits for the record, at most `audit.timeout`: a record
         that precedes the request is worth more than one that may follow.
         """
-        written = await self._log.record(fail_open(request, identity, cause))
+        now = self._clock()  # the same instant in the record and in the memory
+        written = await self._log.record(fail_open(request, identity, cause), at=now)
         if not written and self._required:
             return False
         self.fail_opens[cause] = self.fail_opens.get(cause, 0) + 1
+        self._pending.add(
+            identity.issuer,
+            identity.subject,
+            identity.token_id,
+            identity.ref,
+            instant.milliseconds(now),
+        )
         return True
 
 

@@ -12,6 +12,7 @@ import click
 
 from authz.check.token import SCOPE_TOKEN
 from authz.cli.errors import CommandError
+from authz.durations import format_duration, parse_duration
 from authz.keys.errors import KeySourceError
 from authz.keys.keyfile import is_exposed_file
 from authz.keys.local import read_file
@@ -19,9 +20,7 @@ from authz.keys.signing import SigningKey, load_signing_key, secret_signing_key,
 from authz.settings import (
     CONFIG_VARIABLE,
     IssuerSettings,
-    format_duration,
     load_settings,
-    parse_duration,
 )
 
 FILE = click.Path(dir_okay=False, path_type=Path)

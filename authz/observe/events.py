@@ -122,6 +122,32 @@ AUDIT_OVERLOADED: Final = _event(
 AUDIT_ABANDONED: Final = _event(
     "audit_abandoned", "the audit's writer hung at the stop; so many records were not written"
 )
+AUDIT_CLOSED: Final = _event(
+    "audit_closed", "the audit is written; `head` is the end of its chain, for `authz audit verify`"
+)
+
+# What was let through, looked at again
+RECALLED: Final = _event(
+    "recalled", "the audit holds tokens that an earlier start let through and did not look at again"
+)
+RECALL_FAILED: Final = _event(
+    "recall_failed", "the audit can't be read for what an earlier start let through"
+)
+RECONCILED: Final = _event(
+    "reconciled", "all tokens that were let through unasked were looked at: none was revoked"
+)
+RECONCILED_REVOKED: Final = _event(
+    "reconciled_revoked", "tokens that were let through are revoked; the audit says which"
+)
+RECONCILE_OVERFLOW: Final = _event(
+    "reconcile_overflow", "more tokens than are remembered; see `authz audit reconcile`"
+)
+RECONCILE_FAILED: Final = _event(
+    "reconcile_failed", "looking at what was let through ended in an error of our own; it goes on"
+)
+TRACE_REFUSED: Final = _event(
+    "trace_refused", "the store refuses to say what became of a token: a right may be missing"
+)
 
 # What operators see
 ADMIN_LISTENING: Final = _event("admin_listening", "/metrics and the probes are answered here")

@@ -172,6 +172,19 @@ class AuditFigures(Protocol):
     def queue_length(self) -> int: ...
 
 
+class ReconcilerFigures(Protocol):
+    """`authz.audit.reconciler.Reconciler`."""
+
+    reconciled: dict[bool, int]
+    requests_after: int
+
+    @property
+    def pending(self) -> int: ...
+
+    @property
+    def dropped(self) -> int: ...
+
+
 class KeyRingFigures(Protocol):
     """`authz.keys.ring.KeyRing`."""
 
@@ -209,6 +222,7 @@ class Metrics(Collector):
         store_latency: Histogram,
         store: StoreFigures | None,
         audit: AuditFigures,
+        reconciler: ReconcilerFigures,
         keys: Callable[[], Iterable[KeyRingFigures]],
         loop_lag: Histogram,
         transport: str,
@@ -231,6 +245,7 @@ class Metrics(Collector):
         self._store_latency = store_latency
         self._store = store
         self._audit = audit
+        self._reconciler = reconciler
         self._keys = keys
         self._loop_lag = loop_lag
         self._transport = transport
@@ -255,6 +270,7 @@ class Metrics(Collector):
         yield from self._collect_feed()
         yield from self._collect_store()
         yield from self._collect_audit()
+        yield from self._collect_reconciled()
         yield from self._collect_keys()
         yield _histogram(names.LOOP_LAG, self._loop_lag)
         build = (__version__, platform.python_version(), self._transport)
@@ -344,6 +360,14 @@ class Metrics(Collector):
         yield _counter(names.AUDIT_LATE, {(): self._audit.late})
         yield _counter(names.AUDIT_FAILURES, _by_one_label(self._audit.failed))
         yield _gauge(names.AUDIT_QUEUE, {(): self._audit.queue_length})
+
+    def _collect_reconciled(self) -> Iterator[Family]:
+        told = self._reconciler
+        by_finding = {(str(was).lower(),): count for was, count in told.reconciled.items()}
+        yield _counter(names.RECONCILED, by_finding)
+        yield _counter(names.RECONCILED_AFTER, {(): told.requests_after})
+        yield _gauge(names.RECONCILE_PENDING, {(): told.pending})
+        yield _counter(names.RECONCILE_DROPPED, {(): told.dropped})
 
     def _collect_keys(self) -> Iterator[Family]:
         now = self._clock()

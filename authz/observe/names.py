@@ -188,6 +188,26 @@ AUDIT_QUEUE = Metric(
     "authz_audit_queue_length", "gauge", "Audit records accepted and not written yet."
 )
 
+RECONCILED = Metric(
+    "authz_reconciled_total",
+    "counter",
+    "Tokens that were let through and looked at again, by whether they are revoked (true, false).",
+    ("was_revoked",),
+)
+RECONCILED_AFTER = Metric(
+    "authz_reconciled_requests_after_total",
+    "counter",
+    "Requests let through although their token was revoked by then, as found out later.",
+)
+RECONCILE_PENDING = Metric(
+    "authz_reconcile_pending", "gauge", "Tokens that were let through and wait to be looked at."
+)
+RECONCILE_DROPPED = Metric(
+    "authz_reconcile_dropped_total",
+    "counter",
+    "Requests let through whose token could not be remembered, for there are too many.",
+)
+
 KEY_SET_AGE = Metric(
     "authz_key_set_age_seconds",
     "gauge",

@@ -12,6 +12,10 @@ from authz.revocation.record import ANY_USER, blacklist_key, not_before_key
 from authz.revocation.store import TokenRevocation, UserRevocation
 from authz.settings import MAX_LEEWAY
 
+LATEST = 253_402_300_800_000
+"""Milliseconds since 1970: the year 10000. What is stated beyond is taken as this, so that whoever
+reads it can count on, and the revocation counts all the same."""
+
 TOKEN: Literal["token"] = "token"  # noqa: S105  a word of the format, no secret
 USER: Literal["user"] = "user"
 
@@ -53,11 +57,13 @@ class Entry:
         """Of the fields of a stream entry, or of a push. EntryError: they make no revocation."""
         try:
             kind, user, token = fields["kind"], fields["user"], fields["token"]
-            expires = int(fields["expires"])
-            before = int(fields["before"]) if kind == USER else 0
-        except (KeyError, TypeError, ValueError) as error:
+            expires = _milliseconds(fields["expires"])
+            before = _milliseconds(fields["before"]) if kind == USER else 0
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise EntryError(f"not an entry of a feed: {error!r}") from None
-        if kind not in {TOKEN, USER} or not user or (kind == TOKEN) is not bool(token):
+        if not (isinstance(user, str) and isinstance(token, str)):
+            raise EntryError("not an entry of a feed: who or what is revoked is no text")
+        if kind not in (TOKEN, USER) or not user or (kind == TOKEN) is not bool(token):
             raise EntryError(f"not an entry of a feed: kind {kind!r}")
         return cls(kind, user, token, before, expires, fields.get("note") or "")
 
@@ -71,3 +77,7 @@ class Entry:
         """Of `revoke.lua`."""
         cut = str(self.before) if self.kind == USER else ""
         return (self.kind, self.note, str(self.expires), cut, self.user, self.token)
+
+
+def _milliseconds(value: Any) -> int:
+    return max(0, min(int(value), LATEST))

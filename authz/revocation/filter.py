@@ -1,11 +1,11 @@
 """Which tokens may have been revoked: a Bloom filter, one chain of them for each hour of expiry.
 
 The filter answers for every token that comes for the first time, so that Redis needn't. It has
-a hundredth of a set's size, at the price of a rare `MAYBE` about a token that nobody revoked. The
-Bloom filters are those of `rbloom`: in Python alone, the bits of one look-up would cost as much as
-the look-up may cost in all chains together.
+a tenth of a set's size or less, at the price of a rare `MAYBE` about a token that nobody
+revoked. The Bloom filters are those of `rbloom`: in Python alone a look-up takes six times as long
+(0.36 µs against 0.06), and there can be a hundred for one token.
 
-A chain grows by another link when its last one is full. Nothing is ever copied or built anew, and
+A chain grows by another link when its last one is full, which copies nothing, and
 expired entries leave with their hour.
 """
 
@@ -35,8 +35,9 @@ LINKS = (
 
 Memory: an hour has room for at most 32,768 more than it needs, from 533,504 entries on for 131,072
 more. So a million, in 25 hours, have room for 1,918,000 at worst, which is 9.7 MB; in one hour for
-1,058,000, which is 5.3 MB.
-Time: 0.04 to 0.07 µs in each link. A million have 22 links in one hour, 75 to 98 in 25 hours."""
+1,058,000, which is 5.3 MB. Where the store forgets a thousand times meanwhile, 15.6 MB were seen.
+Time: a million have 22 links in one hour, and a look-up takes 1.2 µs; 75 to 98 in 25 hours, and up
+to 4.4 µs. With one link it takes 0.14 µs."""
 
 FIRST_LINKS = 128
 """How many links have the largest rate. A million entries in 25 hours have 98 at most."""
@@ -116,7 +117,8 @@ class _Hour:
 
 class RevocationFilter:
     """Revoked tokens, by TID. What was added is found until its hour is over; what wasn't is found
-    with a probability of `false_positives` at most, however many there are.
+    with a probability of `false_positives` at most, however many there are. (A million entries in
+    25 hours, 20 million look-ups, 1e-6 asked for: 5 were wrong, 2.5e-7.)
 
     Times are seconds since 1970; the caller passes the present one in.
     """
@@ -151,9 +153,10 @@ class RevocationFilter:
         (`SteadyClock.at`). What its hour has is not added again. That holds for what was there
         before the store forgot, too: it stays FORGOTTEN, and filling the filter anew costs nothing.
         """
-        if expires_at + MAX_LEEWAY < self._clock.at(now):
+        present = self._clock.at(now)
+        if expires_at + MAX_LEEWAY < present:
             return
-        horizon = now + HORIZON
+        horizon = present + HORIZON
         capped = not expires_at <= horizon
         number = int((horizon if capped else expires_at) // HOUR)
         hour = self._hours.get(number)

@@ -63,10 +63,10 @@ class Knowledge:
         again.
         """
         counters = self._counters
-        if counters[last.token_slot] + counters[last.user_slot] == last.version and (
-            monotonic < self.live_until[ref.bucket]
-            if last.followed
-            else last.since <= now < last.until
+        if (
+            counters[last.token_slot] + counters[last.user_slot] == last.version
+            and last.since <= now
+            and (monotonic < self.live_until[ref.bucket] if last.followed else now < last.until)
         ):
             self.cache.hits_clear += 1
             return last
@@ -85,14 +85,11 @@ class Knowledge:
         version = self._counters[token_slot] + self._counters[user_slot]
         if presence is Presence.NO and monotonic < self.live_until[ref.bucket]:
             self.cache.hits_clear += 1
-            return Clear(token_slot, user_slot, version, followed=True)
+            return Clear(token_slot, user_slot, version, followed=True, since=now)
         clear_since = self.cache.clear_since(ref, version, now)
         if clear_since is None:
             self.cache.misses += 1
             return None
-        if presence is Presence.FORGOTTEN:
-            self.cache.hits_revoked += 1
-            return POSSIBLY_REVOKED
         self.cache.hits_clear += 1
         until = clear_since + self.cache.negative_ttl
         return Clear(token_slot, user_slot, version, since=now, until=until)
@@ -113,6 +110,10 @@ class Knowledge:
         if presence is not Presence.NO:
             return POSSIBLY_REVOKED
         return CLEAR if monotonic < self.live_until[ref.bucket] else answer
+
+    def suspects(self, ref: TokenRef) -> bool:
+        """Whether the filter takes the token for revoked."""
+        return self.filter.find(ref.token) is not Presence.NO
 
     def revocation_of(self, ref: TokenRef, now: float) -> Revoked | None:
         """The revocation that is known of the token, without doubt. Counts as neither hit nor
@@ -145,7 +146,7 @@ class Knowledge:
         was under way when the revocation came, not an earlier cut-off, not a shorter `until`.
         """
         if isinstance(finding, Clear):
-            if self.revocation_of(ref, now) is None:
+            if self.revocation_of(ref, now) is None and not self.suspects(ref):
                 version = self._counters[slot_of(ref.token)] + self._counters[slot_of(ref.user)]
                 self.cache.keep_clear(ref, version, now)
             return
@@ -164,6 +165,7 @@ class Knowledge:
         doesn't count against the filter any more.
         """
         self.filter.mark_forgotten()
+        self._versions.touch_all()
 
     def tidy(self, now: float, monotonic: float) -> None:
         """Let go of what has expired. Called about once a second."""

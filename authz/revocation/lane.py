@@ -162,7 +162,7 @@ class Lane:
         started = self._loop.time()
         pipeline = self.client.pipeline(transaction=False)
         for lookup in batch:
-            pipeline.mget(_keys(lookup.ref))
+            pipeline.mget(keys_of(lookup.ref))
         try:
             replies = await pipeline.execute(raise_on_error=False)
         except (RedisError, OSError, TimeoutError) as error:
@@ -217,15 +217,8 @@ class Lane:
         """
         values: list[Any] = []
         try:
-            for key in _keys(lookup.ref):
-                try:
-                    values.append(await self.client.get(key))
-                except AskError as ask:
-                    address = (ask.host or self.address[0], ask.port)
-                    pipeline = connect(address).pipeline(transaction=False)
-                    pipeline.execute_command("ASKING")
-                    pipeline.get(key)
-                    values.append((await pipeline.execute())[1])
+            for key in keys_of(lookup.ref):
+                values.append(await self.read_key(connect, "GET", key))  # noqa: PERF401  in turn
         except (RedisError, OSError, TimeoutError):
             lookup.settle(Unavailable("error"))
             return
@@ -249,6 +242,19 @@ class Lane:
             raise ReadError(text) from None
         self.breaker.success(self._loop.time())
         return replies
+
+    async def read_key(self, connect: Callable[[Address], Redis], *command: str | int) -> Any:
+        """The reply to a command with one key, from here or, where the key has gone, from the node
+        that ASK names. RedisError, OSError or TimeoutError: there is none.
+        """
+        try:
+            return await self.client.execute_command(*command)  # type: ignore[no-untyped-call]
+        except AskError as ask:
+            address = (ask.host or self.address[0], ask.port)
+            pipeline = connect(address).pipeline(transaction=False)
+            pipeline.execute_command("ASKING")
+            pipeline.execute_command(*command)
+            return (await pipeline.execute())[1]
 
     async def probe(self) -> bool:
         """Whether the node answers. Tells the breaker."""
@@ -284,7 +290,8 @@ def describe(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": .")[:200]
 
 
-def _keys(ref: TokenRef) -> tuple[str, str, str]:
+def keys_of(ref: TokenRef) -> tuple[str, str, str]:
+    """The keys that can revoke a token, in the order in which `read_reply` takes their values."""
     return (
         blacklist_key(ref.bucket, ref.user, ref.token),
         blacklist_key(ref.bucket, ANY_USER, ref.token),

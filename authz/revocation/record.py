@@ -69,9 +69,9 @@ class Clear:
     """Their sum when memory gave it out."""
     followed: bool = field(default=False, compare=False, repr=False)
     """It is so as long as the feed of its bucket is live; else the store said so, and it holds
-    from `since` to `until`."""
+    until `until`."""
     since: float = field(default=0.0, compare=False, repr=False)
-    """When memory gave it out. Seconds since 1970."""
+    """When memory gave it out: not before. Seconds since 1970."""
     until: float = field(default=0.0, compare=False, repr=False)
     """From when on the store has to be asked again. Seconds since 1970."""
 

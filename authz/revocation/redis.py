@@ -4,7 +4,7 @@ Look-ups go through one `Lane` per node, writes through the `Writer`; `Nodes` kn
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
 from typing import Any
 
 from authz.revocation.bulk import Bulk, ItemT, Outcome
@@ -15,7 +15,8 @@ from authz.revocation.lane import Lookup
 from authz.revocation.nodes import Nodes
 from authz.revocation.outage import Breaker
 from authz.revocation.record import Answer, Clear, Revoked, TokenRef, Unavailable
-from authz.revocation.store import Acknowledgement, TokenRevocation, UserRevocation
+from authz.revocation.store import Acknowledgement, TokenRevocation, Trace, UserRevocation
+from authz.revocation.trace import NodeTracer
 from authz.revocation.writer import Writer, Written
 from authz.settings import FeedSettings, StoreSettings
 
@@ -40,6 +41,7 @@ class RedisStore:
         self._loop = asyncio.get_running_loop()
         self._nodes = Nodes(settings, make_breaker=make_breaker, learn=learn, observe=observe)
         self._writer = Writer(settings, self._nodes)
+        self._tracer = NodeTracer(self._nodes)
 
     def find(self, ref: TokenRef) -> asyncio.Future[Answer] | Unavailable:
         """As `RevocationStore.find`. The future is the caller's alone."""
@@ -52,6 +54,12 @@ class RedisStore:
         lookup = Lookup(ref, self._loop.create_future())
         lane.submit(lookup)
         return lookup.answer
+
+    async def trace(
+        self, bucket: int, refs: Sequence[TokenRef], now: float
+    ) -> Sequence[Trace] | Unavailable:
+        """As `Tracer.trace`."""
+        return await self._tracer.trace(bucket, refs, now)
 
     async def revoke_token(self, revocation: TokenRevocation) -> Acknowledgement:
         """As `RevocationStore.revoke_token`. Without a user it is written to every bucket, since

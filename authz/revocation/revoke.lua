@@ -18,32 +18,53 @@
 -- was there already and is now to be kept for longer has an entry of its own all the same, for
 -- those who know it by the hour in which it may be forgotten.
 --
--- Entries are numbered without a gap (`seq`). The tip names the last one, the oldest one that the
--- stream has left by its age (`first`), and the epoch: a number drawn anew where there is no tip,
--- so that whoever followed the stream before sees that its history is gone.
+-- Entries are numbered without a gap (`seq`). The tip names the last one, the oldest one that is left
+-- after trimming by age (`first`), and the epoch: a word drawn anew where there is no tip, so that
+-- whoever followed the stream before sees that its history is gone. Where the stream begins with
+-- another entry than `first`, somebody else has cut it, and `first` stays until all that is missing
+-- has expired.
 --
 -- A repeated call writes the key again with the value it has. The value does not change, but the
 -- replication offset does, and that is what makes the WAIT that follows mean something.
 local feed, tip = KEYS[1], KEYS[2]
 local keep = tonumber(ARGV[1])
 local results, pushed = {}, {}
-local epoch, seq, last, oldest
+local epoch, seq, last, first, oldest, intact
 
 local function text(number)
   return string.format('%.0f', number)
 end
 
+-- The number of the stream's first entry and its age in milliseconds; 0 where it has no number.
+local function read_first()
+  local entry = redis.call('XRANGE', feed, '-', '+', 'COUNT', 1)[1]
+  if not entry then
+    return nil
+  end
+  for n = 1, #entry[2], 2 do
+    if entry[2][n] == 'seq' then
+      return entry[2][n + 1], tonumber(string.match(entry[1], '^%d+'))
+    end
+  end
+  return '0', tonumber(string.match(entry[1], '^%d+'))
+end
+
 -- Read once, and only where something is to be added.
 local function read_tip()
   local now = redis.call('TIME')
-  local known = redis.call('HMGET', tip, 'epoch', 'seq', 'id')
+  local known = redis.call('HMGET', tip, 'epoch', 'seq', 'id', 'first')
   oldest = text(now[1] * 1000 - keep)
   epoch, seq, last = known[1], tonumber(known[2]), known[3]
   if not (epoch and seq and last) then
     local dice = {now[1], now[2], feed, unpack(ARGV, 2, 7)}
     epoch = string.sub(redis.sha1hex(table.concat(dice, ' ')), 1, 16)
-    seq, last = 0, ''
+    seq, last, first = 0, '', '1'
+  else
+    first = known[4] or '0'
   end
+  local begins, at = read_first()
+  intact = (begins == nil and seq == 0) or begins == first
+    or (at ~= nil and at < tonumber(oldest))
 end
 
 local function append(kind, note, expires, cut, user, token)
@@ -90,14 +111,10 @@ for n = 3, #KEYS do
 end
 
 if epoch then
-  local first = redis.call('XRANGE', feed, '-', '+', 'COUNT', 1)[1]
-  local number = '0'  -- an entry of before they were numbered
-  for n = 1, #first[2], 2 do
-    if first[2][n] == 'seq' then
-      number = first[2][n + 1]
-    end
+  if intact then
+    first = read_first()
   end
-  redis.call('HSET', tip, 'epoch', epoch, 'seq', text(seq), 'id', last, 'first', number)
+  redis.call('HSET', tip, 'epoch', epoch, 'seq', text(seq), 'id', last, 'first', first)
   redis.call('PUBLISH', feed, cjson.encode(pushed))
 end
 return results

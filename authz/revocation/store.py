@@ -1,10 +1,10 @@
 """The interface of a revocation store: asked by checks, written by revokers."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-from authz.revocation.record import Answer, Note, TokenRef
+from authz.revocation.record import Answer, Note, TokenRef, Unavailable
 
 
 class StoreError(Exception):
@@ -54,6 +54,35 @@ class Acknowledgement:
     """How many replicas confirmed it before this was returned."""
     repeated: bool
     """It was there already (idempotent)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What the store knows of a token when it is asked afterwards."""
+
+    evidence: Literal["store", "stream", "expired"]
+    """`store`: its keys say so. `stream`: they may have expired with it, but the stream of
+    revocations says so. `expired`: both were gone or silent, so nobody can tell for certain."""
+    revoked: bool
+    at: float | None = None
+    """When it was first revoked, as the revoker had the time. Seconds since 1970; None: not
+    revoked, or it isn't known when."""
+    by: str = ""
+    reason: str = ""
+
+
+class Tracer(Protocol):
+    """Whoever can say afterwards what became of tokens."""
+
+    async def trace(
+        self, bucket: int, refs: Sequence[TokenRef], now: float
+    ) -> Sequence[Trace] | Unavailable:
+        """Of each of these tokens, all of one bucket, whether it was revoked and when. In their
+        order; all or nothing. Never raises for a failure of the store. `now`: seconds since 1970.
+
+        For what nobody waits for: it takes its time, and asks little at once.
+        """
+        ...
 
 
 class RevocationStore(Protocol):

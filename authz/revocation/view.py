@@ -32,9 +32,18 @@ class Revocations:
         self.results: dict[str, int] = {}
         """Look-ups that went to the store, by outcome: `revoked`, `clear`, or the cause why not."""
 
-    def use(self, store: RevocationStore) -> None:
-        """The store to ask. Separate from the constructor because the store reports to `learn`."""
+    def use(
+        self,
+        store: RevocationStore,
+        remembers: Callable[[int], Awaitable[bool]] | None = None,
+    ) -> None:
+        """The store to ask. Separate from the constructor because the store reports to `learn`.
+
+        `remembers` says of a bucket whether the store still has all that the filter was told of
+        it; without it that is not asked.
+        """
         self._store: RevocationStore = store
+        self._remembers = remembers
 
     def learn(self, ref: TokenRef, finding: Revoked | Clear) -> None:
         """Remember what the store said, also when it came too late for the check that asked."""
@@ -63,7 +72,17 @@ class Revocations:
 
     async def _answer(self, ref: TokenRef, asked: asyncio.Future[Answer]) -> Finding:
         # Shielded: a client that goes away must not take the answer from those who share it.
-        return self._conclude(ref, await asyncio.shield(asked))
+        answer = await asyncio.shield(asked)
+        if (
+            isinstance(answer, Clear)
+            and self._remembers is not None
+            and self._knowledge.suspects(ref)
+            and not await self._remembers(ref.bucket)
+        ):
+            # Most probably the token isn't revoked, and the filter is wrong. But a store that was
+            # emptied a moment ago says so, too.
+            answer = Unavailable("error")
+        return self._conclude(ref, answer)
 
     def _conclude(self, ref: TokenRef, answer: Answer) -> Finding:
         return self._knowledge.conclude(ref, answer, self._clock(), self._monotonic())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from authz.audit.file import CHECK_EVERY, AuditFile
+from authz.audit.file import CHECK_EVERY, TAIL, AuditFile
 
 
 class Clock:
@@ -42,12 +42,12 @@ def test_a_new_file_is_not_for_everybody(tmp_path: Path) -> None:
 
 def test_the_first_line_begins_anew_where_the_file_ends_in_a_torn_one(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
-    path.write_bytes(b'{"v":1,"ti')
+    path.write_bytes(b'{"v":2,"ti')
     file = AuditFile(path)
     assert file.append([b"one\n"]) == (1, None)
     assert file.append([b"two\n"]) == (1, None)
     file.close()
-    assert path.read_bytes() == b'{"v":1,"ti\none\ntwo\n'
+    assert path.read_bytes() == b'{"v":2,"ti\none\ntwo\n'
 
 
 def test_a_full_disk_is_an_error_and_no_line_counts() -> None:
@@ -145,6 +145,49 @@ def test_a_truncated_file_goes_on_from_its_beginning(tmp_path: Path) -> None:
     file.append([b"two\n"])
     file.close()
     assert path.read_bytes() == b"two\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "last"),
+    [
+        (b"", None),
+        (b'{"seq":1}\n{"seq":2}\n', b'{"seq":2}'),
+        (b'{"seq":1}\n{"seq":2}', b'{"seq":2}'),
+        (b'{"seq":1}\n{"se', b'{"seq":1}'),
+        (b'{"seq":1}\n{"se\n\n', b'{"seq":1}'),
+        (b"x" * TAIL + b'\n{"seq":1}\n', b'{"seq":1}'),
+        (b'{"seq":1}\n' + b"x" * TAIL, None),
+        (b'"' + b'{"seq":1}\n' * (TAIL // 10 + 1), b'{"seq":1}'),
+    ],
+)
+def test_the_last_whole_line_is_found_behind_torn_ones(
+    tmp_path: Path, content: bytes, last: bytes | None
+) -> None:
+    path = tmp_path / "audit.jsonl"
+    path.write_bytes(content)
+    file = AuditFile(path)
+    file.open()
+    assert file.last_whole_line() == last
+    file.close()
+
+
+def test_what_is_no_regular_file_has_no_last_line() -> None:
+    file = AuditFile(Path("/dev/full"))
+    file.open()
+    assert file.last_whole_line() is None
+    file.close()
+
+
+def test_a_file_replaced_while_it_is_looked_at_has_no_last_line(tmp_path: Path) -> None:
+    """The path's file is another than the open one: its lines are none of ours."""
+    path = tmp_path / "audit.jsonl"
+    path.write_bytes(b'{"seq":1}\n')
+    file = AuditFile(path)
+    file.open()
+    path.rename(tmp_path / "audit.1")
+    path.write_bytes(b'{"seq":9}\n')
+    assert file.last_whole_line() is None
+    file.close()
 
 
 TEAR = """

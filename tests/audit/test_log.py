@@ -16,30 +16,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from authz.audit import chain
 from authz.audit import log as audit_log
-from authz.audit.fields import CUT, MAX_PATH, MAX_TEXT, FailOpen, meanings
+from authz.audit.fields import (
+    CUT,
+    MAX_PATH,
+    MAX_TEXT,
+    Entry,
+    FailOpen,
+    Reconciled,
+    Stamp,
+    meanings,
+)
 from authz.audit.log import QUEUE_RECORDS, AuditLog
 from authz.observe import events
 from authz.settings import AuditSettings
+from support.audit import ENTRY, RECONCILED
 from support.waiting import eventually
-
-ENTRY = FailOpen(
-    request_id="5c3f",
-    method="GET",
-    path="/orders/7",
-    host="shop.example",
-    source="192.0.2.7",
-    issuer="https://issuer.example",
-    subject="ann",
-    token_id="t-1",
-    token="T" * 43,
-    user="U" * 43,
-    bucket=3,
-    issued_at=1_800_000_000,
-    expires_at=1_800_003_600,
-    cause="breaker_open",
-    fail_mode_from="settings",
-)
 
 
 @asynccontextmanager
@@ -65,11 +58,12 @@ async def test_a_record_is_in_the_file_when_record_returns(tmp_path: Path) -> No
         assert await log.record(ENTRY)
         (line,) = lines_of(path)
         assert line == {
-            "v": 1,
+            "v": 2,
             "time": "2027-01-15T08:00:00.250Z",
             "event": "fail_open",
             "seq": 1,
             "instance": log.instance,
+            "prev": chain.GENESIS,
             "request_id": "5c3f",
             "method": "GET",
             "path": "/orders/7",
@@ -89,14 +83,41 @@ async def test_a_record_is_in_the_file_when_record_returns(tmp_path: Path) -> No
         assert (log.written, log.queue_length, sum(log.failed.values())) == (1, 0, 0)
 
 
-async def test_the_readme_tables_every_field_that_is_written_in_order(tmp_path: Path) -> None:
+@pytest.mark.parametrize("entry", [ENTRY, RECONCILED])
+async def test_every_field_is_written_in_the_order_of_the_list(
+    tmp_path: Path, entry: Entry
+) -> None:
     path = tmp_path / "audit.jsonl"
     async with opened(path) as log:
-        await log.record(ENTRY)
+        await log.record(entry)
+    assert list(lines_of(path)[0]) == [*meanings(Stamp), *meanings(type(entry))]
+    assert lines_of(path)[0]["event"] == entry.event
+
+
+def test_the_readme_tables_every_field() -> None:
     readme = (Path(audit_log.__file__).parent / "README.md").read_text(encoding="utf-8")
-    table = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", readme, re.MULTILINE))
-    assert list(table) == list(lines_of(path)[0])
-    assert table == meanings()
+    tables = [
+        dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", block, re.MULTILINE))
+        for block in readme.split("| field | meaning |")[1:]
+    ]
+    for table, kind in zip(tables, (Stamp, FailOpen, Reconciled), strict=True):
+        assert list(table.items()) == list(meanings(kind).items())
+
+
+async def test_a_patient_record_waits_for_a_disk_that_hangs(tmp_path: Path) -> None:
+    """No request waits for it."""
+    path = tmp_path / "audit.jsonl"
+    os.mkfifo(path)
+    async with opened(path, limit=0.01) as log:
+        waiting = asyncio.create_task(log.record(RECONCILED, patient=True))
+        assert not await log.record(ENTRY)
+        assert not waiting.done()
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            assert await waiting
+            assert json.loads(os.read(reader, 65536))["event"] == "reconciled"
+        finally:
+            os.close(reader)
 
 
 async def test_time_is_rfc_3339_in_utc_with_milliseconds(tmp_path: Path) -> None:
@@ -159,8 +180,9 @@ async def test_a_full_disk_is_not_written_and_is_said_once() -> None:
             assert log.failed["no_space"] == 3
             assert log.status()["writable"] is False
             assert log.status()["error"] == os.strerror(28)
-    assert [(line["event"], line["cause"]) for line in logged] == [
-        (events.AUDIT_UNWRITABLE, "no_space")
+    assert [(line["event"], line.get("cause")) for line in logged] == [
+        (events.AUDIT_UNWRITABLE, "no_space"),
+        (events.AUDIT_CLOSED, None),
     ]
 
 
@@ -179,7 +201,10 @@ async def test_an_unwritable_file_is_no_crash_and_is_written_once_it_can_be(
             assert await log.record(ENTRY)
             assert log.status()["writable"] is True
     assert lines_of(folder / "audit.jsonl")[0]["seq"] == 1
-    assert [line["event"] for line in logged] == [events.AUDIT_UNWRITABLE, events.AUDIT_WRITABLE]
+    assert [line["event"] for line in logged][:2] == [
+        events.AUDIT_UNWRITABLE,
+        events.AUDIT_WRITABLE,
+    ]
 
 
 async def test_a_disk_that_hangs_counts_as_not_written_and_holds_nobody_up(

@@ -1,4 +1,7 @@
-"""What becomes of requests while the store is away: let through on record, or refused, in time."""
+"""What becomes of requests while the store is away: let through on record, or refused, in time.
+
+Without a feed, so that the store is asked about each token; `test_feed.py` is the same with one.
+"""
 
 import json
 import threading
@@ -98,7 +101,8 @@ def sidecar(_sidecar: Sidecar, store: ValkeyServer) -> Iterator[Sidecar]:
 
 
 def settings(server: ValkeyServer, **changes: Any) -> dict[str, Any]:
-    return {"store": {"url": server.url, "timeout": f"{TIMEOUT * 1000:g}ms"}, **changes}
+    store = {"url": server.url, "timeout": f"{TIMEOUT * 1000:g}ms"}
+    return {"store": store, "feed": {"enabled": False}, **changes}
 
 
 # Down at the start

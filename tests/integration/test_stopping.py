@@ -21,6 +21,9 @@ from support.sidecar import KID, Sidecar
 from support.valkey import ValkeyServer
 from support.waiting import wait_until
 
+ASK = {"enabled": False}
+"""`feed`: the store is asked about each token, so that checks wait for it."""
+
 LIMIT = 10.0
 """Seconds from the signal to the end."""
 
@@ -55,7 +58,7 @@ def test_a_signal_ends_it_in_order(
 ) -> None:
     """Not ready and NOT_SERVING; what is being answered is answered; with a health Watch open."""
     url = f"redis://{LOOPBACK}:{proxy.port}"
-    sidecar = start_sidecar({"store": {"url": url, "timeout": "3s"}})
+    sidecar = start_sidecar({"store": {"url": url, "timeout": "3s"}, "feed": ASK})
     wait_until(lambda: sidecar.status()["store"]["connected"], "connected")
     states: list[str] = []
 
@@ -96,7 +99,7 @@ def test_a_signal_ends_it_in_order(
 def test_it_ends_in_time_while_the_store_hangs_and_all_that_passed_is_on_record(
     valkey: ValkeyServer, start_sidecar: StartSidecar
 ) -> None:
-    sidecar = start_sidecar({"store": {"url": valkey.url, "timeout": "50ms"}})
+    sidecar = start_sidecar({"store": {"url": valkey.url, "timeout": "50ms"}, "feed": ASK})
     wait_until(lambda: sidecar.status()["store"]["connected"], "connected")
     valkey.freeze()
     passed: list[str] = []

@@ -84,6 +84,9 @@ def metrics(tmp_path: Path) -> Metrics:
         store_latency=store.latency,
         store=Store(),
         audit=audit,
+        reconciler=SimpleNamespace(
+            reconciled={True: 2, False: 40}, requests_after=5, pending=7, dropped=1
+        ),
         keys=lambda: [
             Ring("https://issuer.example", 40.0, failing=False),
             Ring('https://odd.example/"\\\n', None, failing=True),
@@ -136,6 +139,11 @@ def test_the_figures_of_the_parts_are_shown(metrics: Metrics) -> None:
         "authz_audit_failures_total['timeout']": 3,
         "authz_audit_failures_total['no_space']": 0,
         "authz_audit_queue_length": 0,
+        "authz_reconciled_total['true']": 2,
+        "authz_reconciled_total['false']": 40,
+        "authz_reconciled_requests_after_total": 5,
+        "authz_reconcile_pending": 7,
+        "authz_reconcile_dropped_total": 1,
         "authz_key_set_age_seconds['https://issuer.example']": 60,
         f"authz_key_set_failing[{odd}]": 1,
         "authz_key_refreshes_total['failed', 'https://issuer.example']": 2,

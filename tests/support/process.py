@@ -29,11 +29,12 @@ class ChildProcess:
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
     ) -> None:
-        """Output of both streams is appended to `log`. `env` is added to the environment."""
+        """Output of both streams is appended to `log`."""
         self.command = [str(part) for part in command]
         self.name = Path(self.command[0]).name
         self.log = log
-        self._env = env or {}
+        self.env = dict(env or {})
+        """Added to the environment, at each start."""
         self._cwd = cwd
         self._process: subprocess.Popen[bytes] | None = None
         self._frozen = False
@@ -53,7 +54,7 @@ class ChildProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **self._env},
+                env={**os.environ, **self.env},
                 cwd=self._cwd,
                 start_new_session=True,
             )

@@ -16,15 +16,22 @@ CHUNK = 65_536
 
 
 class TcpProxy:
-    """Forwards `port` to 127.0.0.1:`server_port`, in a thread with a loop of its own.
+    """Forwards `host`:`port` to 127.0.0.1:`server_port`, in a thread with a loop of its own.
 
     With `tls` it ends TLS: clients speak TLS to it and it speaks plain TCP to the server. All
     methods may be called from any thread and return when the change is in force.
     """
 
     def __init__(
-        self, server_port: int, *, port: int | None = None, tls: ssl.SSLContext | None = None
+        self,
+        server_port: int,
+        *,
+        host: str = LOOPBACK,
+        port: int | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
+        """`host` is where it listens: on Linux any address of 127.0.0.0/8 will do."""
+        self.host = host
         self.port = port or free_port()
         self.server_port = server_port
         self.connections_seen = 0
@@ -86,7 +93,7 @@ class TcpProxy:
             self._open[direction].set()
         if self._listener is None:
             self._listener = await asyncio.start_server(
-                self._serve, LOOPBACK, self.port, ssl=self._tls
+                self._serve, self.host, self.port, ssl=self._tls
             )
 
     async def _block(self, directions: tuple[Direction, ...]) -> None:

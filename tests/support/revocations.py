@@ -14,8 +14,8 @@ from pydantic import SecretStr
 from authz.revocation.memory import MemoryStore
 from authz.revocation.outage import Breaker
 from authz.revocation.record import (
-    Clear,
     Answer,
+    Clear,
     Note,
     Revoked,
     TokenRef,

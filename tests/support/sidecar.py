@@ -114,12 +114,13 @@ class Sidecar:
             if sample.name == name and labels.items() <= sample.labels.items()
         )
 
-    def audit(self) -> list[dict[str, Any]]:
-        """The audit's records. Only whole lines: the last may be being written."""
+    def audit(self, event: str = "fail_open") -> list[dict[str, Any]]:
+        """The audit's records of an event. Only whole lines: the last may be being written."""
         if not self.audit_path.exists():
             return []
         text = self.audit_path.read_text()
-        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        records = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        return [record for record in records if record["event"] == event]
 
     def log_text(self) -> str:
         return self.process.log_text()

@@ -33,8 +33,12 @@ RETRY = 0.2
 failures then come together within a second, before the feed is stale and checks begin to ask."""
 PAUSE = 0.02
 """Seconds at least between two rounds, however many pushes leave gaps."""
+DEAF_AFTER = 1.0
+"""Seconds that a push may come after its entry was read: long, for a process that is overloaded."""
 TIP_TIMEOUT = 0.25
 """Seconds that a node is given to name its tips: an eighth of `max_staleness`."""
+CANCEL_AGAIN = 0.2
+"""Seconds until a task that goes on although it was cancelled is cancelled once more."""
 TIDY_EVERY = 1.0
 """Seconds between two looks at what has expired."""
 
@@ -61,6 +65,7 @@ class Feed:
         self.figures = FeedFigures()
         self.buckets = store.buckets
         self._max_staleness = settings.max_staleness
+        self._store_timeout = store.timeout
         self._knowledge = knowledge
         self._clock = clock
         self._monotonic = monotonic
@@ -68,7 +73,7 @@ class Feed:
         self._source = Source(nodes)
         self._positions = [Position() for _ in range(store.buckets)]
         self._reading: set[int] = set()
-        self._unheard: dict[int, int] = {}
+        self._unheard: dict[int, tuple[int, float]] = {}
         self._pushed_to: dict[int, int] = {}
         self._trouble = False
         self._wake = asyncio.Event()
@@ -93,10 +98,11 @@ class Feed:
 
     async def aclose(self) -> None:
         """Stop following. What is known stays known."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        self.subscription.stop()
+        while tasks := set(self._tasks):
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=CANCEL_AGAIN)
 
     # ---- pushes
 
@@ -158,6 +164,27 @@ class Feed:
         self._judge(address, tips, asked_in, asked_at)
         return len(tips) == len(buckets)
 
+    async def remembers(self, bucket: int) -> bool:
+        """Whether the store has, as of now, all that was known here of this bucket. Within
+        `store.timeout`; False also where it doesn't say.
+        """
+        position = self._positions[bucket]
+        asked_in = position.at
+        if asked_in is None:
+            return True  # what was read so far is being compared as a whole, and not yet
+        address = next(iter(self._source.by_primary([bucket])), None)
+        if address is None or not self._source.answers(address):
+            return False
+        try:
+            tips = await self._source.tips(address, [bucket], self._store_timeout)
+        except SourceError:
+            return False
+        if bucket not in tips:
+            return False
+        if position.at is not None and position.judge(asked_in, tips[bucket]) is Step.LOST:
+            self._lose([bucket])
+        return True
+
     def _judge(
         self,
         address: Address,
@@ -193,12 +220,16 @@ class Feed:
         live_until[bucket] = max(live_until[bucket], asked_at + self._max_staleness)
 
     def _move_if_deaf(self) -> None:
-        """Entries that were found in the last round but still weren't pushed show that pushes don't
-        come, however well the connection looks.
+        """Entries that were found in a stream and a second later still weren't pushed show that
+        pushes don't come, however well the connection looks.
         """
-        if any(seq > self._pushed_to.get(bucket, 0) for bucket, seq in self._unheard.items()):
-            self.subscription.move()
-        self._unheard.clear()
+        for bucket, (seq, since) in list(self._unheard.items()):
+            if self._pushed_to.get(bucket, 0) >= seq:
+                del self._unheard[bucket]
+            elif self._monotonic() - since > DEAF_AFTER:
+                self._unheard.clear()
+                self.subscription.move()
+                return
 
     # ---- reading
 
@@ -223,7 +254,7 @@ class Feed:
             else:
                 position.read_up_to(reading.end)
                 if self.subscription.node and self.subscription.since < verified_at:
-                    self._unheard[bucket] = reading.end.seq
+                    self._unheard.setdefault(bucket, (reading.end.seq, self._monotonic()))
                 self._verified(bucket, asked_at)
         except SourceError as error:
             self._failed(error)
@@ -236,6 +267,7 @@ class Feed:
         before = self.figures.entries["synced"]
         log.info(events.FEED_SYNCING, buckets=len(tips))
         partial: dict[int, Reading] = {}
+        synced = self.figures.syncs
         try:
             for bucket, tip in tips.items():
                 reading = await read_all(self._source, bucket, tip, self._heard_synced)
@@ -249,7 +281,8 @@ class Feed:
                 await self._scan(address, partial)
                 for bucket, reading in partial.items():
                     self._synced(bucket, reading.end or NOTHING, asked_at)
-            self._wake.set()  # by now `asked_at` may be long ago: verify at once
+            if self.figures.syncs > synced:
+                self._wake.set()  # by now `asked_at` may be long ago: verify at once
             log.info(
                 events.FEED_SYNCED,
                 buckets=len(tips),
@@ -294,6 +327,7 @@ class Feed:
         for bucket in buckets:
             self._positions[bucket].lose()
             self._pushed_to.pop(bucket, None)
+            self._unheard.pop(bucket, None)
 
     def _failed(self, error: SourceError) -> None:
         self.error = str(error)

@@ -20,7 +20,8 @@ from authz.revocation.entry import Entry, EntryError
 
 MAX_AHEAD = 1024
 """Pushes of a bucket that are kept while its stream is being read, to go on from there without a
-gap: a second of a thousand revocations each second. Those beyond cost one more reading."""
+gap: a second of a thousand revocations each second. Those beyond cost one more reading. As many are
+remembered of those that followed, for a tip that is older than the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ class Push:
             first, last = int(rows[0]["seq"]), int(rows[-1]["seq"])
             entries = [Entry.of_fields(row) for row in rows]
             tip = Tip(epoch, last, str(rows[-1]["id"]))
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
             raise EntryError(f"not a push: {error!r}") from None
         if last - first + 1 != len(entries):
             raise EntryError("not a push: its numbers have a gap")
@@ -105,6 +106,8 @@ class Position:
         self.gaps = 0
         """Pushes that did not follow on what was known."""
         self._ahead: list[Push] = []
+        self._passed: dict[int, str] = {}
+        """The number and id of each push's last entry since the last judgement."""
 
     def pushed(self, push: Push) -> bool:
         """A push came; its entries are believed already. Whether it follows on what is known; if
@@ -125,25 +128,31 @@ class Position:
         """What the tip that a node named calls for. `asked_at`: where we were when it was asked,
         for pushes may have overtaken its answer.
         """
+        passed, self._passed = self._passed, {}
         at = self.at
         if at is None or asked_at is None:
             return Step.RESYNC
+        if (tip.epoch, tip.seq, tip.id) == (asked_at.epoch, asked_at.seq, asked_at.id):
+            return Step.NOTHING  # also where a push of something newer overtook the answer
         if tip.epoch != at.epoch:
             # A bucket's first revocation has the epoch drawn; everywhere else a new one means that
             # the old history is gone.
             return Step.CATCH_UP if at == NOTHING else Step.LOST
-        if tip.seq < asked_at.seq:
-            return Step.LOST
-        if tip.seq == at.seq and tip.id != at.id:
-            return Step.LOST
-        return Step.CATCH_UP if tip.seq > at.seq else Step.NOTHING
+        if tip.seq > at.seq:
+            return Step.CATCH_UP
+        # A tip is always the last entry of a call, and so of a push.
+        is_ours = tip.seq > asked_at.seq and tip.id == passed.get(tip.seq)
+        return Step.NOTHING if is_ours else Step.LOST
 
     def read_up_to(self, tip: Tip) -> None:
         """The stream was read without a gap up to this entry. What was pushed meanwhile follows."""
         self.at = tip
         ahead, self._ahead = sorted(self._ahead, key=lambda push: push.first), []
         for push in ahead:
-            if not self._advance(push) and push.last.seq > tip.seq:
+            if self._advance(push):
+                continue
+            # One of a data set that is gone would wait for ever.
+            if push.epoch == tip.epoch and push.last.seq > tip.seq:
                 self._keep(push)
 
     def lose(self) -> None:
@@ -157,6 +166,9 @@ class Position:
         if push.epoch != at.epoch and at != NOTHING:
             return False
         self.at = push.last
+        self._passed[push.last.seq] = push.last.id
+        if len(self._passed) > MAX_AHEAD:
+            del self._passed[next(iter(self._passed))]
         return True
 
     def _keep(self, push: Push) -> None:

@@ -33,8 +33,10 @@ class Reading:
 class _Walk:
     """Goes along a stream and sees whether the numbers follow one another."""
 
-    def __init__(self, hear: Callable[[Row], None]) -> None:
+    def __init__(self, hear: Callable[[Row], None], known: str = "") -> None:
+        """`known`: the id of an entry that needn't be told."""
         self._hear = hear
+        self._known = known
         self.first: Row | None = None
         self.last: Row | None = None
         self.gap = False
@@ -43,7 +45,8 @@ class _Walk:
     def take(self, rows: Sequence[Row], watch: int) -> None:
         """`watch`: the number of an entry whose id is wanted."""
         for row in rows:
-            self._hear(row)
+            if row.id != self._known:
+                self._hear(row)
             if self.last is not None and row.seq != self.last.seq + 1 and row.seq:
                 self.gap = True
             if self.first is None:
@@ -67,7 +70,7 @@ async def read_on(
             return await _explain(source, bucket, at)
         if rows[0].seq != at.seq:
             return Reading(None, lost=True)
-    walk = _Walk(hear)
+    walk = _Walk(hear, at.id)
     await _walk_on(source, bucket, rows, walk, tip.seq)
     expected = at.seq or 1
     if walk.first is None or walk.last is None or walk.first.seq != expected or walk.gap:
@@ -94,10 +97,11 @@ async def read_all(source: Pages, bucket: int, tip: Tip, hear: Callable[[Row], N
     walk = _Walk(hear)
     rows = await source.page(bucket, BEGINNING)
     await _walk_on(source, bucket, rows, walk, tip.seq)
+    if tip == NOTHING:
+        # Nothing was ever revoked here. Or the tip was deleted, or revocations are older than
+        # tips: the keys tell.
+        return Reading(NOTHING, whole=False, cause="there is no tip")
     if walk.first is None or walk.last is None:
-        if tip == NOTHING:
-            # Nothing was revoked here, or somebody deleted the stream and its tip: the keys tell.
-            return Reading(NOTHING, whole=False, cause="there is no stream")
         return Reading(tip, whole=False, cause="the stream is gone")
     if walk.ids.get(tip.seq) != tip.id:
         end = None if tip.seq <= walk.last.seq else tip

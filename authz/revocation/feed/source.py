@@ -119,12 +119,12 @@ class Source:
         raise SourceError(f"nobody has the slot of bucket {bucket}")
 
     async def keys(
-        self, address: Address, buckets: Collection[int], *, notes: bool = False
+        self, address: Address, buckets: Collection[int]
     ) -> AsyncIterator[list[tuple[int, Entry]]]:
         """All revocations of these buckets that stand at one node, by their keys; in portions.
 
-        `notes`: with their notes. SourceError: the node doesn't answer, or a bucket is being moved
-        from it, so that keys may have been missed.
+        SourceError: the node doesn't answer, or a bucket is being moved from it, so that keys may
+        have been missed.
         """
         lane = self._nodes.lane(address)
         cursor = b"0"
@@ -139,7 +139,7 @@ class Source:
                 for key in keys
                 if (match := _KEY.fullmatch(key)) and int(match[1]) in buckets
             ]
-            yield await self._entries(lane, found, notes=notes)
+            yield await self._entries(lane, found)
             if int(cursor) == 0:
                 break
         moved = [b for b in buckets if self.by_primary([b]).get(address) is None]
@@ -147,20 +147,14 @@ class Source:
             raise SourceError(f"bucket {moved[0]} moved while its keys were read")
 
     async def _entries(
-        self, lane: Lane, keys: Sequence[tuple[bytes, re.Match[bytes]]], *, notes: bool
+        self, lane: Lane, keys: Sequence[tuple[bytes, re.Match[bytes]]]
     ) -> list[tuple[int, Entry]]:
-        commands: list[tuple[Any, ...]] = []
-        for key, match in keys:
-            commands.append(("PEXPIRETIME", key))
-            if notes or match[4] is not None:
-                commands.append(("GET", key))
+        commands = [(name, key) for key, _ in keys for name in ("PEXPIRETIME", "GET")]
         if not commands:
             return []
-        replies = iter(await self._read(lane, commands, READ_TIMEOUT))
+        replies = await self._read(lane, commands, READ_TIMEOUT)
         entries: list[tuple[int, Entry]] = []
-        for _, match in keys:
-            expires = next(replies)
-            value = next(replies) if notes or match[4] is not None else None
+        for (_, match), expires, value in zip(keys, replies[::2], replies[1::2], strict=True):
             failed = next((r for r in (expires, value) if isinstance(r, Exception)), None)
             if failed is not None:
                 raise SourceError(f"{lane.node}: {describe(failed)}")

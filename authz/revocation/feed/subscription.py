@@ -59,6 +59,7 @@ class Subscription:
         self._monotonic = monotonic
         self._heard_at = 0.0
         self._deaf = asyncio.Event()
+        self._stopped = False
         self.node = ""
         """`host:port` where it is subscribed; empty while it isn't."""
         self.since = 0.0
@@ -71,10 +72,12 @@ class Subscription:
         self.error = "not connected yet"
 
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Until it is cancelled, and told so by `stop`: a library that is just connecting may take
+        the cancellation for a failure of its own.
+        """
         pause = RETRY_MIN
         last: Address | None = None
-        while True:
+        while not self._stopped:
             address = last = self._choose(last)
             try:
                 await self._follow(address)
@@ -87,6 +90,11 @@ class Subscription:
                 self._changed()
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  no secret
             pause = min(2 * pause, RETRY_MAX)
+
+    def stop(self) -> None:
+        """Begin no other connection."""
+        self._stopped = True
+        self._deaf.set()
 
     def move(self) -> None:
         """Pushes don't arrive although the connection seems well: go to another node."""
@@ -118,7 +126,8 @@ class Subscription:
         self.since = self._heard_at = self._monotonic()
         self.started += 1
         self.error = ""
-        self._deaf.clear()
+        if not self._stopped:
+            self._deaf.clear()
         log.info(events.FEED_SUBSCRIBED, node=self.node)
         self._changed()
 

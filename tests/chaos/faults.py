@@ -1,0 +1,264 @@
+"""The faults, one function each. Victims and moments come from the stage's dice."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime
+
+from chaos.stage import Fault, Stage
+from chaos.traffic import revoke_many
+
+from authz.revocation.record import feed_key
+from support.process import ChildProcess
+from support.proxy import Direction
+from support.revocations import BUCKETS
+from support.waiting import wait_until
+
+PARTED = 5.0
+"""Seconds between two regions: more than max_staleness and RELAY_LAG together."""
+RELAYS_ADDRESS = 200
+"""The last byte of the address by which a relay enters the other region."""
+
+FROZEN = 10.0
+"""Seconds: several failovers' worth, and far beyond every time-out."""
+ONE_WAY = 4.0
+"""Seconds for which a direction is lost: more than max_staleness, so that its end is seen."""
+MOVING = 1.0
+"""Seconds for which a slot stands on both sides; revocations for it wait."""
+CLOCK_OFF = 3.0
+"""Seconds, either way: within `leeway` (5 s), beyond max_staleness and negative_ttl."""
+STARTING = (0.4, 1.6)
+"""Seconds after the start of a sidecar: from its first connection to its being ready and longer."""
+MANY = 3000
+"""Revocations that a restarted sidecar has to take in; as many as a few seconds can write."""
+
+
+# ---- Nodes
+
+
+def kill_a_master(stage: Stage) -> None:
+    """kill -9. Its replica takes over; it comes back as the replica."""
+    cluster = stage.cluster
+    victim = cluster.master_of(stage.dice.randrange(BUCKETS))
+    with stage.trouble():
+        cluster.kill(victim)
+        cluster.wait_failover(victim)
+
+    def bring_back() -> None:
+        cluster.restart(victim)
+        cluster.wait_ok()
+
+    stage.afterwards(bring_back)
+
+
+def kill_a_replica(stage: Stage) -> None:
+    """kill -9. Nobody asks it, so the cluster is in order at once for sidecars; it comes back."""
+    cluster = stage.cluster
+    victim = cluster.replica_of(stage.dice.randrange(BUCKETS))
+    with stage.trouble():
+        cluster.kill(victim)
+
+    def bring_back() -> None:
+        cluster.restart(victim)
+        cluster.wait_ok()
+
+    stage.afterwards(bring_back)
+
+
+def kill_all_nodes(stage: Stage) -> None:
+    """kill -9 of all six, and back with what they had on disk."""
+    cluster = stage.cluster
+    with stage.trouble():
+        with stage.trouble(blind=True):
+            for node in stage.dice.sample(cluster.nodes, len(cluster.nodes)):
+                cluster.kill(node)
+            stage.hold(stage.dice.uniform(1, 3))
+        for node in cluster.nodes:
+            node.process.start()
+        for node in cluster.nodes:
+            node.process.wait_ready(node.answers)
+        cluster.wait_ok()
+
+
+def freeze_a_node(stage: Stage) -> None:
+    """SIGSTOP for ten seconds: its connections stay, and it wakes with an old view of the world. A
+    master twice out of three.
+    """
+    cluster = stage.cluster
+    bucket = stage.dice.randrange(BUCKETS)
+    find = stage.dice.choice([cluster.master_of, cluster.master_of, cluster.replica_of])
+    victim = find(bucket)
+    with stage.trouble():
+        cluster.freeze(victim)
+        stage.hold(FROZEN)
+        cluster.thaw(victim)
+        cluster.wait_ok()
+
+
+def reshard(stage: Stage) -> None:
+    """A bucket's slot goes to another master and back, each time with a while on both sides."""
+    cluster = stage.cluster
+    bucket = stage.dice.randrange(BUCKETS)
+    home = cluster.master_of(bucket)
+    away = stage.dice.choice([master for master in cluster.masters if master is not home])
+    with stage.trouble():
+        for target in (away, home):
+            slot = cluster.move_slot(bucket, target, finish=False)
+            stage.hold(MOVING)
+            cluster.finish_move(slot, target)
+        cluster.wait_ok()
+
+
+# ---- The network
+
+
+def cut(seconds: float) -> Callable[[Stage], None]:
+    """One sidecar, or all, lose every connection and get no new one."""
+
+    def strike(stage: Stage) -> None:
+        seats = stage.some_seats()
+        with stage.trouble(seats):
+            for seat in seats:
+                seat.lines.cut()
+            with stage.trouble(seats, blind=True):
+                stage.hold(seconds)
+            for seat in seats:
+                seat.lines.restore()
+
+    return strike
+
+
+def lose_a_direction(direction: Direction) -> Callable[[Stage], None]:
+    """Connections stay and can be made; what is sent in this direction arrives after the end.
+    Whoever sends nothing is not blind: pushes may still come.
+    """
+
+    def strike(stage: Stage) -> None:
+        seats = stage.some_seats()
+        with stage.trouble(seats):
+            for seat in seats:
+                seat.lines.block(direction)
+            with stage.trouble(seats, blind=direction == "to_client"):
+                stage.hold(ONE_WAY)
+            for seat in seats:
+                seat.lines.restore()
+
+    return strike
+
+
+# ---- The data
+
+
+def flush_all(stage: Stage) -> None:
+    """FLUSHALL on every master: the store has forgotten, and the sidecars must not."""
+    with stage.trouble():
+        before = time.monotonic()
+        stage.cluster.flush()
+        stage.ledger.lose(before)
+
+
+def trim_the_stream(stage: Stage) -> None:
+    """XTRIM MAXLEN 0 while a sidecar is away: what it missed can't be caught up by the stream."""
+    seats = [stage.dice.choice(stage.world.home.seats)]
+    with stage.trouble(seats):
+        for seat in seats:
+            seat.lines.cut()
+        stage.hold(stage.dice.uniform(1, 3))
+        for bucket in range(BUCKETS):
+            stage.cluster.master_of(bucket).command("XTRIM", feed_key(bucket), "MAXLEN", 0)
+        for seat in seats:
+            seat.lines.restore()
+
+
+# ---- The sidecar
+
+
+def restart_mid_sync(stage: Stage) -> None:
+    """kill -9 of a sidecar, and again while it takes in what it missed, of which there is much."""
+    asyncio.run(revoke_many(stage.cluster.url, MANY))
+    seat = stage.dice.choice(stage.world.home.seats)
+    with stage.trouble([seat]):
+        seat.kill()
+        seat.begin()
+        stage.hold(stage.dice.uniform(*STARTING))
+        seat.kill()
+        seat.start()
+
+
+def clock_off(stage: Stage) -> None:
+    """A sidecar lives for a while with a clock that is three seconds off, and is cut off in it,
+    for what is done by the clock in an outage.
+    """
+    seat = stage.dice.choice(stage.world.home.seats)
+    ahead = stage.dice.choice([-CLOCK_OFF, CLOCK_OFF])
+    with stage.trouble([seat]):
+        seat.stop()
+        seat.start(ahead=ahead)
+        wait_until(seat.is_connected, f"{seat.name} is connected")
+    stage.hold(ONE_WAY)
+    with stage.trouble([seat]):
+        seat.lines.cut()
+        stage.hold(ONE_WAY)
+        written = datetime.fromisoformat(seat.audit()[-1]["time"]).timestamp()
+        seat.lines.restore()
+    off = written - time.time()
+    if abs(off - ahead) > CLOCK_OFF / 2:
+        raise AssertionError(f"{seat.name}'s clock is {off:.1f} s off, which should be {ahead}")
+
+
+# ---- Regions
+
+
+def join_two_regions(stage: Stage) -> None:
+    """A second region with a sidecar of its own, and a relay each way. Each relay stands beside the
+    cluster that it writes to and has a line to the other.
+    """
+    world = stage.world
+    stage.ledger.lose(before=0.0)  # what was revoked before they were joined is another matter
+    away = world.add_region(1)
+    stage.at_the_end(lambda: world.drop_region(away))
+    for source, target in ((world.home, away), (away, world.home)):
+        lines = source.lines(RELAYS_ADDRESS)
+        stage.relay_lines.append(lines)
+        stage.at_the_end(lines.stop)
+        relay = ChildProcess(
+            [
+                sys.executable, "-m", "authz", "relay",
+                "--from", lines.url, "--to", target.cluster.url,
+            ],
+            log=away.folder / f"relay-from-{source.name}.log",
+        )  # fmt: skip
+        stage.at_the_end(relay.stop)
+        relay.start()
+    world.related = time.monotonic()
+
+
+def part_the_regions(stage: Stage) -> None:
+    """Cut off from each other and joined again, while revocations go on in both. No sidecar is
+    disturbed by it.
+    """
+    for lines in stage.relay_lines:
+        lines.cut()
+    stage.hold(PARTED)
+    for lines in stage.relay_lines:
+        lines.restore()
+    stage.world.related = stage.recovered = time.monotonic()
+
+
+FAULTS = [
+    Fault("kill a master", kill_a_master),
+    Fault("kill a replica", kill_a_replica),
+    Fault("kill all nodes", kill_all_nodes),
+    Fault("freeze a node", freeze_a_node),
+    Fault("cut 1 s", cut(1.0)),
+    Fault("cut 30 s", cut(30.0), opens=True),
+    Fault("lose requests", lose_a_direction("to_server"), opens=True),
+    Fault("lose answers", lose_a_direction("to_client"), opens=True),
+    Fault("reshard", reshard),
+    Fault("flush all", flush_all, needs_feed=True),
+    Fault("trim the stream", trim_the_stream, needs_feed=True),
+    Fault("restart mid-sync", restart_mid_sync),
+    Fault("clock off", clock_off, opens=True),
+    Fault("part regions", part_the_regions, prepare=join_two_regions, needs_relay=True),
+]

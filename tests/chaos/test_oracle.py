@@ -1,0 +1,257 @@
+"""The oracle finds what is wrong in made-up logs, and nothing in those that are in order."""
+
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from chaos.evidence import (
+    ALLOW,
+    CLOSED,
+    FAIL_OPEN,
+    POSSIBLY,
+    REVOKED,
+    UNANSWERED,
+    Answer,
+    Evidence,
+    Life,
+    Process,
+    Revocation,
+    Window,
+)
+from chaos.oracle import (
+    MEMORY,
+    PATIENCE,
+    POSSIBLY_SHARE,
+    RELAY_LAG,
+    RULES,
+    SCHEDULING,
+    Promises,
+    judge,
+)
+
+FEED = Promises(feed=True, reconciling=True)
+LOOKUPS = Promises(feed=False, reconciling=False)
+HERE, THERE = "north", "south"
+
+
+def said(at: float, decision: str, token: str = "t", **changes: Any) -> Answer:
+    """An answer of sidecar `a`, asked `at` and given 10 ms later."""
+    answer = Answer(at, at + 0.01, "a", 1, token, decision, f"id-{at}", closed=False)
+    return answer._replace(**changes)
+
+
+def revoked(token: str = "t", at: float = 1.0, **changes: Any) -> Revocation:
+    """Attempted 10 ms before it was acknowledged."""
+    return Revocation(
+        **{"token": token, "region": HERE, "attempted": at - 0.01, "acknowledged": at, **changes}
+    )
+
+
+def seen(*answers: Answer, revocations: Sequence[Revocation] = (), **changes: Any) -> Evidence:
+    """20 seconds in which nothing was done to sidecar `a`."""
+    values: dict[str, Any] = {
+        "began": 0.0,
+        "recovered": 0.0,
+        "answers": answers,
+        "revocations": {revocation.token: revocation for revocation in revocations},
+        "lives": [Life("a", 1, -60.0, math.inf)],
+        "windows": [],
+        "regions": {"a": HERE},
+        "audits": {"a": []},
+    }
+    return Evidence(**{**values, **changes})
+
+
+def cut(start: float, end: float, *, blind: bool = False) -> dict[str, Any]:
+    return {"windows": [Window("a", start, end, blind)], "recovered": end}
+
+
+def record(event: str, token: str = "t", at: float = 0.0, **fields: Any) -> dict[str, Any]:
+    time = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+    return {"event": event, "token": token, "time": time, **fields}
+
+
+def audit(*records: dict[str, Any]) -> dict[str, Any]:
+    return {"audits": {"a": records}}
+
+
+def broken(evidence: Evidence, promises: Promises = FEED) -> set[str]:
+    return {finding.rule for finding in judge(evidence, promises)}
+
+
+T = revoked()
+KNOWN = {("a", 1): frozenset({"t"})}
+RESTARTED = [Life("a", 1, 0.0, 10.0), Life("a", 2, 12.0, math.inf)]
+OPENED = record("fail_open", request_id="id-12.0")
+OTHER = record("reconciled", "u", 15, was_revoked=False)
+
+BROKEN: dict[str, list[Evidence]] = {
+    "allowed though stale": [
+        seen(said(1 + PATIENCE + 0.1, ALLOW), revocations=[T]),
+        # Also by one that was just cut off, or has just begun.
+        seen(said(6, ALLOW), revocations=[T], **cut(2, 30)),
+        seen(said(12.1, ALLOW, life=2), revocations=[T], lives=RESTARTED),
+    ],
+    "forgotten": [
+        seen(said(1.1, REVOKED), said(1.2, ALLOW), said(9, REVOKED), revocations=[T]),
+        seen(said(1.1, REVOKED), said(6, FAIL_OPEN), revocations=[T], **cut(2, 30)),
+        seen(said(1.1, POSSIBLY), said(6, FAIL_OPEN), revocations=[T], **cut(2, 30)),
+        # Known from an earlier scenario, and though the store has lost it.
+        seen(said(3, FAIL_OPEN), revocations=[revoked(at=-9)], known=KNOWN, **cut(2, 30)),
+        seen(said(3, REVOKED), said(4, ALLOW), revocations=[revoked(lost=2)], **cut(2, 2.1)),
+    ],
+    "passed though known": [
+        # Never asked before: the feed has told it all the same.
+        seen(said(6, FAIL_OPEN), revocations=[T], **cut(5, 30)),
+        seen(said(6, ALLOW), revocations=[revoked(lost=5)], **cut(5, 5.1)),
+        seen(said(15, FAIL_OPEN), revocations=[revoked(at=8)], **cut(7, 12)),
+    ],
+    "not refused after all": [
+        seen(said(15, FAIL_OPEN), revocations=[T], **cut(0.5, 12)),
+        seen(said(15, UNANSWERED), revocations=[T]),
+    ],
+    "lost in the store": [seen(missing=["t"])],
+    "refused though good": [
+        seen(said(1, REVOKED)),
+        seen(said(1, "signature_invalid")),
+        seen(said(0.5, REVOKED), revocations=[T]),
+    ],
+    "often possibly revoked": [
+        seen(*(said(at, POSSIBLY, f"t{at}") for at in range(2))),
+    ],
+    "unavailable without cause": [
+        seen(said(1, FAIL_OPEN)),
+        seen(said(1, CLOSED, closed=True)),
+        seen(said(6, FAIL_OPEN, closed=True), **cut(5, 8)),
+        seen(said(6, CLOSED), **cut(5, 8)),
+        seen(said(11, FAIL_OPEN), **cut(5, 8)),
+    ],
+    "unanswered": [
+        seen(said(1, UNANSWERED)),
+        seen(said(13, UNANSWERED, life=2), lives=RESTARTED),
+    ],
+    "sure though blind": [
+        seen(said(8, ALLOW), **cut(5, 9, blind=True)),
+    ],
+    "passed unrecorded": [
+        seen(said(6, FAIL_OPEN), **cut(5, 8)),
+        seen(said(6, FAIL_OPEN), **cut(5, 8), **audit(record("fail_open", request_id="other"))),
+    ],
+    "not reconciled": [
+        seen(said(12, FAIL_OPEN), **cut(5, 13), **audit(OPENED)),
+        seen(said(12, FAIL_OPEN), **cut(5, 13), **audit(OPENED, OTHER)),
+    ],
+    "reconciled wrongly": [
+        seen(**audit(record("reconciled", at=15, was_revoked=True))),
+        seen(revocations=[revoked(at=17)], **audit(record("reconciled", at=15, was_revoked=True))),
+        seen(revocations=[T], **audit(record("reconciled", at=15, was_revoked=False))),
+    ],
+    "died": [
+        seen(processes=[Process("a", running=False, grown=0, traceback=False)]),
+        seen(processes=[Process("a", running=True, grown=0, traceback=True)]),
+    ],
+    "swollen": [
+        seen(processes=[Process("a", running=True, grown=MEMORY + 1, traceback=False)]),
+    ],
+}  # fmt: skip
+"""By rule, logs that break it."""
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_what_breaks_a_promise_is_found(rule: str) -> None:
+    for evidence in BROKEN[rule]:
+        assert rule in broken(evidence), evidence
+
+
+FINE: dict[str, Evidence] = {
+    "a revocation that was not acknowledged": seen(
+        said(9, ALLOW), said(9.1, REVOKED), revocations=[revoked(acknowledged=None)]
+    ),
+    "one that is on its way": seen(said(1 + PATIENCE - 0.1, ALLOW), revocations=[T]),
+    "allowed while it was being revoked": seen(said(0.985, ALLOW), revocations=[T]),
+    "refused before the acknowledgement came": seen(said(0.995, REVOKED), revocations=[T]),
+    "refused from then on": seen(said(1.1, ALLOW), said(1.2, REVOKED), revocations=[T]),
+    "asked before the refusal came": seen(
+        said(1.1, REVOKED, answered=1.5), said(1.2, ALLOW), revocations=[T]
+    ),
+    "failed open for what came in a cut": seen(
+        said(8.5, FAIL_OPEN, request_id="x"),
+        said(9 + PATIENCE, REVOKED),
+        revocations=[revoked(at=6)],
+        **cut(5, 9, blind=True),
+        **audit(
+            record("fail_open", request_id="x"), record("reconciled", at=9.5, was_revoked=True)
+        ),
+    ),
+    "in a cut, sure of what it learnt before": seen(
+        said(5 + PATIENCE - 0.1, ALLOW, "good"), **cut(5, 20, blind=True)
+    ),
+    "refused 503 in a cut where the route says so": seen(said(8, CLOSED, closed=True), **cut(5, 9)),
+    "forgotten with a process that was killed": seen(
+        said(9, REVOKED),
+        said(12.1, FAIL_OPEN, life=2, request_id="x"),
+        said(12 + PATIENCE, REVOKED, life=2),
+        revocations=[T],
+        lives=RESTARTED,
+        **audit(record("fail_open", request_id="x"), record("reconciled", at=13, was_revoked=True)),
+    ),
+    "unanswered while it was down": seen(said(11, UNANSWERED), lives=RESTARTED),
+    "one of the filter's rare mistakes": seen(said(6, POSSIBLY), said(9, ALLOW), **cut(5, 8)),
+    "many checks, and the filter's share of mistakes": seen(
+        *(said(at, ALLOW) for at in range(int(2 / POSSIBLY_SHARE))),
+        *(said(at, POSSIBLY) for at in range(2)),
+    ),
+    "lost by the store and never known": seen(
+        said(9, ALLOW), revocations=[revoked(lost=2)], **cut(2, 2.1)
+    ),
+    "reconciled for a life that is over": seen(
+        said(9, FAIL_OPEN, request_id="x"),
+        lives=RESTARTED,
+        **cut(5, 14),
+        **audit(record("fail_open", request_id="x")),
+    ),
+    "reconciled by a clock that is ahead": seen(
+        revocations=[revoked(at=12)],
+        lives=[Life("a", 1, 0, math.inf, 3.0)],
+        **audit(record("reconciled", at=14, was_revoked=False)),
+    ),
+    "from another region, by the relay": seen(
+        said(1 + PATIENCE + RELAY_LAG - 0.1, ALLOW), revocations=[revoked(region=THERE)]
+    ),
+    "from another region, after they were parted": seen(
+        said(8, ALLOW), revocations=[revoked(region=THERE)], related=7.5
+    ),
+}
+
+
+@pytest.mark.parametrize("what", FINE)
+def test_what_breaks_no_promise_is_not_held_against_anyone(what: str) -> None:
+    assert judge(FINE[what], FEED) == []
+
+
+def test_without_the_feed_a_sidecar_knows_only_what_it_refused() -> None:
+    """So it may fail open for what it was never asked about, also for a slow moment's sake."""
+    unasked = seen(
+        said(6, FAIL_OPEN, request_id="x"), said(30 + PATIENCE, REVOKED), revocations=[T],
+        **cut(5, 30), **audit(record("fail_open", request_id="x")),
+    )  # fmt: skip
+    assert broken(unasked, FEED) >= {"passed though known"}
+    assert broken(unasked, LOOKUPS) == set()
+    slow = seen(said(1, FAIL_OPEN, request_id="x"), **audit(record("fail_open", request_id="x")))
+    assert broken(slow, LOOKUPS) == set()
+    asked = seen(said(1.5, REVOKED), *unasked.answers, revocations=[T], **cut(5, 30))
+    assert "forgotten" in broken(asked, LOOKUPS)
+
+
+def test_a_finding_tells_how_often_and_gives_examples() -> None:
+    many = seen(*(said(9 + at / 10, ALLOW) for at in range(50)), revocations=[T])
+    finding = next(one for one in judge(many, LOOKUPS) if one.rule == "allowed though stale")
+    assert finding.count == 50
+    assert str(finding).startswith("allowed though stale (50): a/1 said allow of t at 9.00 s, rev")
+
+
+def test_tolerances_are_what_the_design_promises_and_a_machines_slowness() -> None:
+    assert pytest.approx(2.0 + SCHEDULING) == PATIENCE
+    assert SCHEDULING <= 0.5

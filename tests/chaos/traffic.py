@@ -1,0 +1,256 @@
+"""What goes on all the time, while faults come and go: revocations, and checks of each sidecar.
+
+Both are bounded in their rate, so that what is slow is the thing under test and not this program.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import count
+from random import Random
+from typing import Self
+
+from chaos.ask import Asker
+from chaos.evidence import REFUSED, Answer
+from chaos.ledger import Ledger, Token, mint
+from chaos.world import Region, Seat
+
+from authz.revocation.store import RevocationStore, StoreError, TokenRevocation, UserRevocation
+from authz.settings import MAX_LIFETIME
+from support.revocations import BUCKETS, note, of_token, opened
+
+REVOCATIONS = 25.0
+"""A second, in each region."""
+IN_FLIGHT = 100
+"""Revocations at most that wait for an answer: what a shard is owed in a fault of ten seconds."""
+WRITE_TIMEOUT = 8.0
+"""Seconds for which one is tried: longer than a failover takes on a busy machine."""
+
+CHECKS = 60.0
+"""A second, of each sidecar."""
+CLOSED_SHARE = 0.1
+"""Of the checks: on a route that fails closed."""
+REVOKED_SHARE = 0.5
+"""Of the checks: of tokens whose revocation was acknowledged; half of these of the latest."""
+LATEST = 20
+
+CUTOFF_SHARE, ANYONES_SHARE = 0.15, 0.05
+"""Of the revocations: of all tokens of a user, and by issuer and `jti` alone, in all buckets."""
+CUTOFF_AGE = 15.0
+"""Seconds before now: after the issue of the token meant (`ledger.AGE`), before its successor's."""
+SUCCESSOR_AGE = 5
+
+SWEEP_LIMIT = 30.0
+"""Seconds for one sidecar and every revocation of a scenario; it should take one."""
+SWEEP_PAUSE = 0.02
+
+_request_ids = count(1)
+
+
+class Worker:
+    """A thread that goes on until it is told to stop."""
+
+    def __init__(self, name: str) -> None:
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._work, name=name)
+        self._error: BaseException | None = None
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def ask_to_stop(self) -> None:
+        self._stopping.set()
+
+    def join(self) -> BaseException | None:
+        """Wait until it has ended. What it stumbled over."""
+        self._thread.join()
+        return self._error
+
+    def _work(self) -> None:
+        try:
+            self._run()
+        except BaseException as error:  # noqa: BLE001  the runner's thread raises it
+            self._error = error
+
+    def _run(self) -> None:
+        raise NotImplementedError
+
+
+class Revoker(Worker):
+    """Revokes good tokens of the ledger in one region. What is under way at its end is waited
+    for.
+    """
+
+    def __init__(self, region: Region, ledger: Ledger, dice: Random) -> None:
+        super().__init__(f"revoker-{region.name}")
+        self._region = region
+        self._ledger = ledger
+        self._dice = dice
+
+    def _run(self) -> None:
+        asyncio.run(self._go())
+
+    async def _go(self) -> None:
+        url = self._region.cluster.url
+        async with (
+            opened(url, start=False, write_timeout=WRITE_TIMEOUT, wait_timeout=0.2) as told,
+            asyncio.TaskGroup() as group,
+        ):
+            under_way: set[asyncio.Task[None]] = set()
+            while not self._stopping.is_set():
+                if len(under_way) < IN_FLIGHT:
+                    task = group.create_task(self._revoke(told.store))
+                    under_way.add(task)
+                    task.add_done_callback(under_way.discard)
+                await asyncio.sleep(self._dice.expovariate(REVOCATIONS))
+
+    async def _revoke(self, store: RevocationStore) -> None:
+        token = self._ledger.take(self._dice)
+        share = self._dice.random()
+        cut = time.time() - CUTOFF_AGE
+        everything = share < CUTOFF_SHARE and token.ref.issued_at < cut
+        self._ledger.attempt(token, self._region.name)
+        try:
+            if everything:
+                user, bucket = token.ref.user, token.ref.bucket
+                await store.revoke_user(
+                    UserRevocation(user, bucket, cut, MAX_LIFETIME, note("log-out"))
+                )
+            else:
+                anyones = share > 1 - ANYONES_SHARE
+                await store.revoke_token(of_token(token.ref, userless=anyones))
+        except StoreError:
+            self._ledger.failed += 1
+            return
+        self._ledger.acknowledge(token)
+        if everything:  # the user has logged in again
+            self._ledger.good.append(mint(subject=token.subject, age=SUCCESSOR_AGE))
+
+
+async def revoke_many(url: str, number: int, *, at_once: int = 64) -> None:
+    """So many revocations of tokens that nobody holds, to be synchronised. StoreError."""
+    numbers = iter(range(number))
+
+    async def write(store: RevocationStore) -> None:
+        for one in numbers:
+            ref = mint_ref(one)
+            await store.revoke_token(ref)
+
+    async with opened(url, start=False, write_timeout=WRITE_TIMEOUT) as told:
+        await asyncio.gather(*(write(told.store) for _ in range(at_once)))
+
+
+def mint_ref(number: int) -> TokenRevocation:
+    """A revocation of a token that is never asked about: random digests, no signature."""
+    name = f"{time.time_ns():x}-{number}".ljust(43, "_")
+    return TokenRevocation(name, name, number % BUCKETS, int(time.time()) + 3600, note("many"))
+
+
+class Checker(Worker):
+    """Asks one sidecar about tokens of the ledger."""
+
+    def __init__(self, seat: Seat, ledger: Ledger, dice: Random) -> None:
+        super().__init__(f"checker-{seat.name}")
+        self._seat = seat
+        self._ledger = ledger
+        self._dice = dice
+
+    def _run(self) -> None:
+        asker = self._seat.asker()
+        try:
+            while not self._stopping.wait(self._dice.expovariate(CHECKS)):
+                closed = self._dice.random() < CLOSED_SHARE
+                ask(self._seat, asker, self._choose(), self._ledger, closed=closed)
+        finally:
+            asker.close()
+
+    def _choose(self) -> Token:
+        revoked = self._ledger.acknowledged
+        if not revoked or self._dice.random() > REVOKED_SHARE:
+            return self._ledger.choose(self._dice)
+        size = len(revoked)
+        latest = LATEST if self._dice.random() < 0.5 else size
+        return revoked[self._dice.randrange(max(0, size - latest), size)]
+
+
+def ask(seat: Seat, asker: Asker, token: Token, ledger: Ledger, *, closed: bool = False) -> Answer:
+    """One question, into the ledger."""
+    life, asked = seat.life, time.monotonic()
+    decision, request_id = asker.ask(token.text, f"chaos-{next(_request_ids)}", closed=closed)
+    answer = Answer(
+        asked, time.monotonic(), seat.name, life, token.name, decision, request_id, closed
+    )
+    ledger.answers.append(answer)
+    return answer
+
+
+def sweep(
+    seats: Iterable[Seat], tokens: Sequence[Token], ledger: Ledger, *, until: float
+) -> float | None:
+    """Ask each sidecar about each of these revoked tokens, and again as long as it lets one pass
+    and the time isn't over. When the last one passed; None where none did.
+    """
+    passed: list[float] = []
+
+    def go_on(seat: Seat, asker: Asker) -> None:
+        pending = list(tokens)
+        limit = time.monotonic() + SWEEP_LIMIT
+        while pending:
+            still = []
+            for token in pending:
+                answer = ask(seat, asker, token, ledger)
+                if answer.decision not in REFUSED:
+                    still.append(token)
+                    passed.append(answer.asked)
+                if answer.asked > limit:
+                    raise TimeoutError(f"{seat.name}: {len(tokens)} checks took too long")
+            if time.monotonic() > until:
+                return
+            if still:
+                time.sleep(SWEEP_PAUSE)
+            pending = still
+
+    def ask_one(seat: Seat) -> None:
+        asker = seat.asker()
+        try:
+            go_on(seat, asker)
+        finally:
+            asker.close()
+
+    together([partial(ask_one, seat) for seat in seats])
+    return max(passed, default=None)
+
+
+def together(actions: Sequence[Callable[[], None]]) -> None:
+    """Run them in threads of their own, wait for all, and raise what one raised."""
+    with ThreadPoolExecutor(len(actions)) as pool:
+        for done in [pool.submit(action) for action in actions]:
+            done.result()
+
+
+class Traffic:
+    """Revokers of all regions and checkers of all sidecars, inside a `with` block."""
+
+    def __init__(
+        self, regions: Iterable[Region], seats: Iterable[Seat], ledger: Ledger, dice: Random
+    ) -> None:
+        self._workers: list[Worker] = [
+            *(Revoker(region, ledger, Random(dice.random())) for region in regions),
+            *(Checker(seat, ledger, Random(dice.random())) for seat in seats),
+        ]
+
+    def __enter__(self) -> Self:
+        for worker in self._workers:
+            worker.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Raises what a worker stumbled over, when all have ended."""
+        for worker in self._workers:
+            worker.ask_to_stop()
+        errors = [error for worker in self._workers if (error := worker.join())]
+        if errors:
+            raise errors[0]

@@ -1,0 +1,314 @@
+"""What faults are done to: clusters, the lines to them, and sidecars, one behind a real Envoy.
+
+Each sidecar reaches every node by a line of its own, which can be cut, while the revoker goes to
+the nodes directly. All see the same cluster: its nodes leave their host out of CLUSTER SLOTS and
+redirects (`cluster-preferred-endpoint-type unknown-endpoint`), and a client then stays with the
+host by which it came. So whoever enters by 127.0.1.1 is sent to 127.0.1.1 only, where there is a
+proxy on the port of each node, and whoever enters by 127.0.0.1 to the nodes themselves.
+"""
+
+import os
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from chaos.ask import Asker, EnvoyAsker, GrpcAsker
+from chaos.evidence import Life, Process, Window
+from chaos.oracle import MAX_STALENESS
+
+from authz.settings import Settings
+from support.cluster import ValkeyCluster
+from support.envoy import Envoy, ExtAuthz
+from support.proxy import Direction, TcpProxy
+from support.sidecar import Sidecar
+from support.upstream import Upstream
+from support.waiting import wait_until
+
+HAS_FEED = "feed" in Settings.model_fields
+
+SEATS = 3
+"""Sidecars of the first region; the first of them is behind Envoy."""
+
+STORE_TIMEOUT = "100ms"
+"""Four times the default: the lines to Redis are Python programs on a machine that is busy."""
+
+CLUSTER_OPTIONS = {
+    "cluster-preferred-endpoint-type": "unknown-endpoint",
+    # All nodes are killed at once in one of the faults. By `everysec` a write may be held back in
+    # the server's own memory for up to two seconds while the disk is slow.
+    "appendfsync": "always",
+}
+
+CLOCK_SHIFT = Path(__file__).parent / "clock_shift"
+ENDLESS = float("inf")
+
+
+class Lines:
+    """The ways of one client to all nodes of a cluster, by an address of its own."""
+
+    def __init__(self, cluster: ValkeyCluster, host: str) -> None:
+        self.host = host
+        self._proxies = [TcpProxy(node.port, host=host, port=node.port) for node in cluster.nodes]
+
+    @property
+    def url(self) -> str:
+        """For `store.url`."""
+        nodes = ",".join(f"{self.host}:{proxy.port}" for proxy in self._proxies)
+        return f"redis+cluster://{nodes}"
+
+    def start(self) -> Self:
+        for proxy in self._proxies:
+            proxy.start()
+        return self
+
+    def stop(self) -> None:
+        """For good. Nothing happens the second time."""
+        while self._proxies:
+            self._proxies.pop().stop()
+
+    def cut(self) -> None:
+        """Connections break, new ones are refused."""
+        for proxy in self._proxies:
+            proxy.cut()
+
+    def block(self, direction: Direction) -> None:
+        """Connections stay, and nothing comes through in one direction until `restore`."""
+        for proxy in self._proxies:
+            proxy.block(direction)
+
+    def restore(self) -> None:
+        for proxy in self._proxies:
+            proxy.restore()
+
+
+@dataclass
+class Seat:
+    """A sidecar's place: it may be killed and started again, and then begins a new life."""
+
+    name: str
+    region: str
+    lines: Lines
+    sidecar: Sidecar
+    envoy: Envoy | None
+
+    def __post_init__(self) -> None:
+        self.lives: list[Life] = []
+        self._read_to = 0
+        self._memory = 0.0
+        self._log_length = 0
+
+    @property
+    def life(self) -> int:
+        """The number of the one that is going on, or of the last one."""
+        return len(self.lives)
+
+    def begin(self, *, ahead: float = 0.0) -> None:
+        """Start the process of the next life, with a wall clock that is `ahead` seconds of
+        everybody's, and don't wait for it.
+        """
+        env = self.sidecar.process.env
+        for name in ("CLOCK_SHIFT", "PYTHONPATH"):
+            env.pop(name, None)
+        if ahead:
+            path = [str(CLOCK_SHIFT), os.environ.get("PYTHONPATH", "")]
+            env["PYTHONPATH"] = os.pathsep.join(filter(None, path))
+            env["CLOCK_SHIFT"] = str(ahead)
+        self.lives.append(Life(self.name, self.life + 1, ENDLESS, ENDLESS, ahead))
+        self.sidecar.process.start()
+
+    def start(self, *, ahead: float = 0.0) -> None:
+        """Begin the next life; it is ready on return."""
+        self.begin(ahead=ahead)
+        self.sidecar.process.wait_ready(self.sidecar.is_ready)
+        self.lives[-1] = self.lives[-1]._replace(ready=time.monotonic())
+        self._memory = max(self._memory, self._resident())
+
+    def kill(self) -> None:
+        """kill -9."""
+        self._end()
+        self.sidecar.process.kill()
+
+    def stop(self) -> None:
+        """SIGTERM, and until it is gone."""
+        self._end()
+        self.sidecar.process.stop()
+
+    def asker(self) -> Asker:
+        """A client of its own for each thread that asks."""
+        if self.envoy is not None:
+            return EnvoyAsker(self.envoy.port)
+        return GrpcAsker(self.sidecar.address)
+
+    def is_connected(self) -> bool:
+        """Whether it says that the store is in order."""
+        store = self.sidecar.status()["store"]
+        return bool(store["connected"]) and all(
+            node["state"] == "closed" for node in store["nodes"].values()
+        )
+
+    def mark(self) -> None:
+        """A scenario begins: what it uses and writes from here on counts."""
+        self._memory = self._resident()
+        self._read_to = len(self.sidecar.audit())
+        self._log_length = len(self.sidecar.log_text())
+
+    def audit(self) -> list[dict[str, Any]]:
+        """What its audit got since `mark`."""
+        return self.sidecar.audit()[self._read_to :]
+
+    def process(self) -> Process:
+        running = self.sidecar.process.running
+        return Process(
+            self.name,
+            running=running,
+            grown=self._resident() - self._memory if running else 0.0,
+            traceback="Traceback" in self.sidecar.log_text()[self._log_length :],
+        )
+
+    def _end(self) -> None:
+        life, now = self.lives[-1], time.monotonic()
+        self.lives[-1] = life._replace(ready=min(life.ready, now), ended=min(life.ended, now))
+
+    def _resident(self) -> float:
+        """MiB."""
+        status = Path(f"/proc/{self.sidecar.process.pid}/status").read_text()
+        (line,) = (line for line in status.splitlines() if line.startswith("VmRSS:"))
+        return int(line.split()[1]) / 1024
+
+
+class Region:
+    """A cluster and the sidecars that ask it."""
+
+    def __init__(self, name: str, folder: Path, number: int) -> None:
+        self.name = name
+        self.folder = folder
+        self._number = number
+        self._stack = ExitStack()
+        self.cluster = ValkeyCluster(folder / "cluster", options=CLUSTER_OPTIONS)
+        self.seats: list[Seat] = []
+
+    def start(self, seats: int, upstream: Upstream | None) -> Self:
+        """`upstream`: the first sidecar gets an Envoy in front of this one."""
+        try:
+            self._stack.callback(self.cluster.stop)
+            self.cluster.start()
+            for number in range(1, seats + 1):
+                self._seat(number, upstream if number == 1 else None)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        self._stack.close()
+
+    def lines(self, number: int) -> Lines:
+        """Further ways to the cluster, by the address with this number."""
+        lines = Lines(self.cluster, f"127.0.{self._number}.{number}")
+        self._stack.callback(lines.stop)
+        return lines.start()
+
+    def mend(self) -> None:
+        """All in order: the cluster, the lines, the sidecars, which are all connected."""
+        for seat in self.seats:
+            seat.lines.restore()
+        self.cluster.heal()
+        for seat in self.seats:
+            if seat.lives[-1].ahead:
+                seat.stop()
+            if not seat.sidecar.process.running:
+                seat.kill()  # whoever died unasked was found out before; its life is over
+                seat.start()
+        for seat in self.seats:
+            wait_until(seat.is_connected, f"{seat.name} is connected", timeout=30)
+
+    def _seat(self, number: int, upstream: Upstream | None) -> None:
+        name = f"{self.name}{number}"
+        lines = self.lines(number)
+        sidecar = Sidecar(self.folder / name, sidecar_settings(self.folder / name, lines.url))
+        self._stack.callback(sidecar.stop)
+        envoy = None
+        if upstream is not None:
+            envoy = Envoy.for_sidecar(
+                self.folder / f"{name}-envoy",
+                sidecar=sidecar.socket,
+                upstream_port=upstream.port,
+                ext_authz=ExtAuthz(routes={"/closed": {"authz.fail_mode": "closed"}}),
+            )
+            self._stack.callback(envoy.stop)
+        seat = Seat(name, self.name, lines, sidecar, envoy)
+        self.seats.append(seat)
+        seat.start()
+        if envoy is not None:
+            envoy.start()
+
+
+class World:
+    """One region, or two. As a context manager all of it is ended, whatever happened."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.windows: list[Window] = []
+        self.regions: list[Region] = []
+        self.related = 0.0
+        """As in Evidence."""
+        self.upstream = Upstream()
+        self._numbers = count(1)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        try:
+            self._stack.enter_context(self.upstream)
+            self.add_region(SEATS)
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    @property
+    def home(self) -> Region:
+        return self.regions[0]
+
+    @property
+    def seats(self) -> list[Seat]:
+        return [seat for region in self.regions for seat in region.seats]
+
+    def add_region(self, seats: int) -> Region:
+        number = next(self._numbers)
+        name = f"r{number}-"
+        region = Region(name, self.folder / name, number)
+        self._stack.callback(region.stop)
+        region.start(seats, self.upstream if number == 1 else None)
+        self.regions.append(region)
+        return region
+
+    def drop_region(self, region: Region) -> None:
+        self.regions.remove(region)
+        region.stop()
+
+    def mend(self) -> None:
+        for region in self.regions:
+            region.mend()
+
+
+def sidecar_settings(folder: Path, url: str) -> dict[str, Any]:
+    """Failing open on record, and slow to give up on its own audit."""
+    settings: dict[str, Any] = {
+        "store": {"url": url, "timeout": STORE_TIMEOUT},
+        "audit": {"path": str(folder / "audit.jsonl"), "timeout": "2s"},
+    }
+    if HAS_FEED:
+        settings["feed"] = {"enabled": True, "max_staleness": f"{MAX_STALENESS:g}s"}
+    return settings
