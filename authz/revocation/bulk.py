@@ -15,6 +15,7 @@ from authz.revocation.entry import Entry
 from authz.revocation.store import (
     Acknowledgement,
     Revocation,
+    SlotMovingError,
     StoreError,
     StoreRefusedError,
     TokenRevocation,
@@ -231,13 +232,11 @@ class Bulk(Generic[ItemT]):
         """Not for this batch only: on the bucket, and where its node is gone, on all of the node's.
         Where no bucket is left, on the store.
         """
+        node_gone = not isinstance(error, StoreRefusedError | SlotMovingError)
         primary = self._places.primary(bucket)
         now = self._loop.time()
         for other in range(self._buckets):
-            alike = (
-                not isinstance(error, StoreRefusedError) and self._places.primary(other) == primary
-            )
-            if other == bucket or alike:
+            if other == bucket or (node_gone and self._places.primary(other) == primary):
                 self._down[other] = _Down(now + DOWN_FOR, str(error))
         if sum(now < down.until for down in self._down.values()) == self._buckets:
             self._stop(error)

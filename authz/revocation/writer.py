@@ -19,6 +19,7 @@ from redis.exceptions import (
     NoScriptError,
     RedisError,
     ResponseError,
+    TryAgainError,
 )
 from tenacity import (
     AsyncRetrying,
@@ -32,7 +33,7 @@ from authz.revocation.entry import Entry
 from authz.revocation.lane import describe
 from authz.revocation.nodes import Nodes
 from authz.revocation.record import feed_key, tip_key
-from authz.revocation.store import StoreError, StoreRefusedError
+from authz.revocation.store import SlotMovingError, StoreError, StoreRefusedError
 from authz.revocation.topology import node_name
 from authz.settings import MAX_LEEWAY, MAX_LIFETIME, StoreSettings
 
@@ -63,6 +64,10 @@ class _RetryableError(Exception):
     """A write that another attempt may bring through."""
 
 
+class _MovingError(_RetryableError):
+    """The same, once the slot has arrived where it is being moved to."""
+
+
 @dataclass(frozen=True, slots=True)
 class Written:
     """What became of the entries of one call."""
@@ -85,12 +90,15 @@ class Writer:
         within `write_timeout`. At most `MAX_ENTRIES`.
 
         StoreError: not all are there, or not replicated as configured. StoreRefusedError: and
-        another attempt would be in vain.
+        another attempt would be in vain. SlotMovingError: because the bucket is being moved.
         """
-        failures = [f"no answer within {self._settings.write_timeout:g} s (store.write_timeout)"]
+        failure: BaseException = _RetryableError(
+            f"no answer within {self._settings.write_timeout:g} s (store.write_timeout)"
+        )
 
         def remember(state: RetryCallState) -> None:
-            failures.append(str(state.outcome.exception() if state.outcome else ""))
+            nonlocal failure
+            failure = (state.outcome and state.outcome.exception()) or failure
 
         retrying = AsyncRetrying(
             wait=wait_random_exponential(RETRY_WAIT, RETRY_WAIT_MAX),
@@ -113,7 +121,8 @@ class Writer:
                                 "could lose it"
                             )
         except TimeoutError:
-            raise StoreError(f"not acknowledged: {failures[-1]}. Repeating it is safe") from None
+            kind = SlotMovingError if isinstance(failure, _MovingError) else StoreError
+            raise kind(f"not acknowledged: {failure}. Repeating it is safe") from None
         return Written(confirmed, repeated)
 
     async def _attempt(self, bucket: int, entries: Sequence[Entry]) -> tuple[int, int, list[bool]]:
@@ -135,7 +144,9 @@ class Writer:
             self._nodes.topology.moved(bucket, (moved.host or shard.primary[0], moved.port))
             raise _RetryableError(f"the slot moved to {moved.host}:{moved.port}") from None
         except AskError as ask:
-            raise _RetryableError(f"the slot is being moved to {ask.host}:{ask.port}") from None
+            raise _MovingError(f"the slot is being moved to {ask.host}:{ask.port}") from None
+        except TryAgainError:
+            raise _MovingError("the slot is being moved, its keys stand on both sides") from None
         except (RedisError, OSError, TimeoutError) as error:
             if isinstance(error, ResponseError) and not _passes(error):
                 raise StoreRefusedError(f"the store refused: {describe(error)}") from None

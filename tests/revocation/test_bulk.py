@@ -17,6 +17,7 @@ from authz.revocation.record import Note
 from authz.revocation.store import (
     Acknowledgement,
     Revocation,
+    SlotMovingError,
     StoreError,
     StoreRefusedError,
     TokenRevocation,
@@ -233,10 +234,11 @@ async def test_a_node_that_was_gone_is_tried_again_after_a_while(
     )
 
 
-async def test_a_bucket_that_is_refused_leaves_the_others_of_its_node_alone() -> None:
-    store = FakeStore(
-        trouble=lambda bucket: StoreRefusedError("WRONGTYPE") if bucket == 4 else None
-    )
+@pytest.mark.parametrize("error", [StoreRefusedError("WRONGTYPE"), SlotMovingError("ASK")])
+async def test_trouble_of_one_bucket_leaves_the_others_of_its_node_alone(
+    error: StoreError,
+) -> None:
+    store = FakeStore(trouble=lambda bucket: error if bucket == 4 else None)
     found = await outcomes_of(store, [token(n) for n in range(5000)])
     assert all((outcome.item.number % BUCKETS == 4) is bool(outcome.error) for outcome in found)
 
@@ -349,3 +351,27 @@ async def test_a_failover_in_the_middle_loses_nothing_that_was_acknowledged(
     ]
     assert not lost
     assert all(outcome.acknowledgement for outcome in found)
+
+
+@pytest.mark.parametrize("finish", [False, True])
+async def test_while_a_slot_is_moved_only_its_own_wait(
+    cluster: ValkeyCluster, finish: bool
+) -> None:
+    """They fail if the move takes longer than `write_timeout`; whoever is quicker loses nothing."""
+    refs = [token_ref(bucket=n % BUCKETS) for n in range(2000)]
+    target = next(node for node in cluster.masters if node is not cluster.master_of(3))
+    async with opened(cluster.url, start=False, write_timeout=5 if finish else 0.5) as told:
+        await told.store.revoke_token(of_token(token_ref(bucket=3)))
+        slot = await asyncio.to_thread(cluster.move_slot, 3, target, finish=False)
+        run = told.store.revoke_many(items(One(n, of_token(ref)) for n, ref in enumerate(refs)))
+        finishing = None
+        found: list[Outcome[One]] = []
+        async for outcome in run:
+            found.append(outcome)
+            if finish and finishing is None:
+                finishing = asyncio.create_task(
+                    asyncio.to_thread(cluster.finish_move, slot, target)
+                )
+    failed = {outcome.item.number % BUCKETS for outcome in found if outcome.error}
+    assert failed == (set() if finish else {3})
+    assert all("the slot is being moved" in one.error for one in found if one.error)
