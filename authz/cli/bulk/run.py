@@ -26,8 +26,8 @@ from authz.revocation.redis import RedisStore
 from authz.revocation.store import StoreError
 from authz.settings import Settings
 
-SAVE_EVERY = 1.0
-"""Seconds of work that an interruption costs at most."""
+SAVE_EVERY = 0.25
+"""Seconds of work that an interruption costs at most. Saving takes a few milliseconds."""
 
 FAILED_OF_STDIN = Path("authz-revoke.failed")
 """In the current folder."""
