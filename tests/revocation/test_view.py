@@ -237,15 +237,15 @@ async def test_a_store_that_does_not_show_that_it_remembers_clears_nobody() -> N
     """Of those that the filter lists. It was emptied a moment ago, perhaps."""
     store, ref, knowledge = FakeStore(), token_ref(), new_knowledge()
     view = view_of(store, knowledge)
-    remembers = True
+    answers = [False, True]
 
     async def shows(bucket: int, since: float) -> bool:
         assert (bucket, since) == (ref.bucket, START)
-        return remembers
+        return answers.pop()
 
     view.use(store, shows)
     knowledge.hear(token_entry(ref, 2000.0), NOW, just_now=False)
-    for remembers, expected in ((True, Clear()), (False, POSSIBLY_REVOKED)):
+    for expected in (Clear(), POSSIBLY_REVOKED):
         waiting = asyncio.create_task(ask(view, ref))
         await asyncio.sleep(0)
         store.asked[-1].set_result(Clear())
