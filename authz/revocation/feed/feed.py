@@ -36,7 +36,7 @@ PAUSE = 0.02
 DEAF_AFTER = 1.0
 """Seconds that a push may come after its entry was read: long, for a process that is overloaded."""
 TIP_TIMEOUT = 0.25
-"""Seconds that a node is given to name its tips: an eighth of `max_staleness`."""
+"""Seconds that a node is given to name its tips, at most: an eighth of `max_staleness`."""
 CANCEL_AGAIN = 0.2
 """Seconds until a task that goes on although it was cancelled is cancelled once more."""
 CLOCK_SET_BACK = 60.0
@@ -81,6 +81,7 @@ class Feed:
         self._unheard: dict[int, tuple[int, float]] = {}
         self._pushed_to: dict[int, int] = {}
         self._trouble = False
+        self._started_at = monotonic()
         self._wake = asyncio.Event()
         self._is_live: bool | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -161,7 +162,8 @@ class Feed:
         asked_at = self._monotonic()
         asked_in = {bucket: self._positions[bucket].at for bucket in buckets}
         try:
-            tips = await self._source.tips(address, buckets, TIP_TIMEOUT)
+            within = min(TIP_TIMEOUT, self._max_staleness / 8)
+            tips = await self._source.tips(address, buckets, within)
         except SourceError as error:
             self.error = str(error)
             self.figures.failures += 1
@@ -404,7 +406,11 @@ class Feed:
         if is_live and not self._is_live:
             log.info(events.FEED_LIVE, buckets=live)
             self.error = ""
-        elif self._is_live and not is_live:
+        elif not is_live and self._is_live is None:
+            if self._reading or self._monotonic() - self._started_at < 2 * self._max_staleness:
+                return  # it has only begun
+            log.warning(events.FEED_STALE, buckets=self.buckets - live, error=self.error)
+        elif not is_live and self._is_live:
             log.warning(events.FEED_STALE, buckets=self.buckets - live, error=self.error)
         self._is_live = is_live
 

@@ -77,6 +77,7 @@ class Subscription:
         """
         pause = RETRY_MIN
         last: Address | None = None
+        told = ""
         while not self._stopped:
             address = last = self._choose(last)
             try:
@@ -84,9 +85,12 @@ class Subscription:
             except* (RedisError, OSError, TimeoutError) as errors:
                 self.error = _first_line(errors)
             was_up, self.node = bool(self.node), ""
+            kind = self.error.partition(":")[0]
+            if was_up or kind != told:  # of an outage each kind of error once
+                told = kind
+                log.warning(events.FEED_UNSUBSCRIBED, node=node_name(address), error=self.error)
             if was_up:
                 pause = RETRY_MIN
-                log.warning(events.FEED_UNSUBSCRIBED, node=node_name(address), error=self.error)
                 self._changed()
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  no secret
             pause = min(2 * pause, RETRY_MAX)
