@@ -12,6 +12,7 @@
 --          'user': the cut-off, milliseconds since 1970; 'token': ''
 --          user digest, or '-'
 --          TID, or '' for 'user'
+-- ARGV[#ARGV] over how many buckets users are spread
 --
 -- Returns {written, effective} for each: written 1 where this call added something, 0 where it was
 -- there already; effective: the cut-off now in force (milliseconds), or 0 for 'token'. A token that
@@ -20,29 +21,44 @@
 --
 -- Entries are numbered without a gap (`seq`). The tip names the last one, the oldest one that the
 -- stream has left by its age (`first`), and the epoch: a number drawn anew where there is no tip,
--- so that whoever followed the stream before sees that its history is gone.
+-- so that whoever followed the stream before sees that its history is gone. Where somebody else cut
+-- the stream, `first` stays and names an entry that isn't there, until age has caught up with the
+-- cut. The number of buckets is there for `authz relay`, which must not mix two of them.
 --
 -- A repeated call writes the key again with the value it has. The value does not change, but the
 -- replication offset does, and that is what makes the WAIT that follows mean something.
 local feed, tip = KEYS[1], KEYS[2]
 local keep = tonumber(ARGV[1])
+local buckets = ARGV[2 + (#KEYS - 2) * 6] or ''
 local results, pushed = {}, {}
-local epoch, seq, last, oldest
+local epoch, seq, last, oldest, first, first_before
 
 local function text(number)
   return string.format('%.0f', number)
 end
 
+-- Number of the stream's oldest entry: '0' for one of before they were numbered, '' without any.
+local function oldest_number()
+  local entry = redis.call('XRANGE', feed, '-', '+', 'COUNT', 1)[1]
+  for n = 1, entry and #entry[2] or 0, 2 do
+    if entry[2][n] == 'seq' then
+      return entry[2][n + 1]
+    end
+  end
+  return entry and '0' or ''
+end
+
 -- Read once, and only where something is to be added.
 local function read_tip()
   local now = redis.call('TIME')
-  local known = redis.call('HMGET', tip, 'epoch', 'seq', 'id')
+  local known = redis.call('HMGET', tip, 'epoch', 'seq', 'id', 'first')
   oldest = text(now[1] * 1000 - keep)
-  epoch, seq, last = known[1], tonumber(known[2]), known[3]
+  epoch, seq, last, first = known[1], tonumber(known[2]), known[3], known[4]
+  first_before = oldest_number()
   if not (epoch and seq and last) then
     local dice = {now[1], now[2], feed, unpack(ARGV, 2, 7)}
     epoch = string.sub(redis.sha1hex(table.concat(dice, ' ')), 1, 16)
-    seq, last = 0, ''
+    seq, last, first = 0, '', nil
   end
 end
 
@@ -90,14 +106,12 @@ for n = 3, #KEYS do
 end
 
 if epoch then
-  local first = redis.call('XRANGE', feed, '-', '+', 'COUNT', 1)[1]
-  local number = '0'  -- an entry of before they were numbered
-  for n = 1, #first[2], 2 do
-    if first[2][n] == 'seq' then
-      number = first[2][n + 1]
-    end
+  local first_now = oldest_number()
+  if not first or (first_before ~= '' and first_now ~= first_before) then
+    first = first_now  -- only our own trimming comes between the two
   end
-  redis.call('HSET', tip, 'epoch', epoch, 'seq', text(seq), 'id', last, 'first', number)
+  redis.call('HSET', tip, 'epoch', epoch, 'seq', text(seq), 'id', last, 'first', first,
+    'buckets', buckets)
   redis.call('PUBLISH', feed, cjson.encode(pushed))
 end
 return results

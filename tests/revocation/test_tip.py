@@ -1,0 +1,52 @@
+"""What the tip says of its stream: written by each revocation, read by those who follow."""
+
+from authz.revocation.feed.position import FIELDS, Tip
+from authz.revocation.record import feed_key, tip_key
+from support.revocations import of_token, opened, token_ref
+from support.valkey import ValkeyServer
+
+BUCKET = 3
+
+
+def tip_of(server: ValkeyServer) -> Tip:
+    return Tip.of_reply(server.command("HMGET", tip_key(BUCKET), *FIELDS))
+
+
+async def revoke(server: ValkeyServer, count: int, **settings: int) -> None:
+    async with opened(server.url, **settings) as told:
+        for _ in range(count):
+            await told.store.revoke_token(of_token(token_ref(bucket=BUCKET)))
+
+
+async def test_it_says_over_how_many_buckets_users_were_spread(valkey: ValkeyServer) -> None:
+    await revoke(valkey, 1, buckets=48)
+    assert valkey.command("HGET", tip_key(BUCKET), "buckets") == b"48"
+
+
+async def test_the_first_entry_is_that_of_the_epoch_until_age_trims_it(
+    valkey: ValkeyServer,
+) -> None:
+    """Trimming by age takes whole nodes of a stream; here each has one entry."""
+    valkey.client.config_set("stream-node-max-entries", 1)
+    await revoke(valkey, 3)
+    assert tip_of(valkey).first == 1
+    # Entries of two days ago, in an epoch of their own, then one of today.
+    fields = valkey.client.xrange(feed_key(BUCKET))
+    valkey.client.delete(feed_key(BUCKET))
+    for number, (entry_id, values) in enumerate(fields):
+        old = f"{int(entry_id.split(b'-')[0]) - 2 * 86_400_000}-{number}"
+        valkey.client.xadd(feed_key(BUCKET), values, id=old)
+    await revoke(valkey, 1)
+    assert tip_of(valkey).first == 4
+    assert valkey.client.xlen(feed_key(BUCKET)) == 1
+
+
+async def test_a_cut_by_somebody_else_does_not_pass_for_age(valkey: ValkeyServer) -> None:
+    """The tip goes on to name an entry that isn't there, so that readers look at the keys."""
+    await revoke(valkey, 5)
+    valkey.client.xtrim(feed_key(BUCKET), maxlen=2, approximate=False)
+    await revoke(valkey, 1)
+    assert tip_of(valkey).first == 1
+    valkey.client.delete(feed_key(BUCKET))
+    await revoke(valkey, 1)
+    assert (tip_of(valkey).first, tip_of(valkey).seq) == (1, 7)
