@@ -214,17 +214,32 @@ def _is_host_port(node: str) -> bool:
     return True
 
 
-class StoreSettings(_Section):
-    """Where revocations are kept."""
+class StoreAccessSettings(_Section):
+    """How a store is reached."""
 
-    url: Annotated[SecretStr, AfterValidator(_check_store_url)] = SecretStr("memory://")
-    """`memory://`, `redis://[user:password@]host:port[/db]`, `rediss://…`,
-    `redis+cluster://host:port,host:port`, `rediss+cluster://…`."""
     username: str | None = None
     """The ACL user; instead of the one in the URL."""
     password: SecretStr | None = None
     password_file: Path | None = None
     tls: TlsSettings = TlsSettings()
+
+    @model_validator(mode="after")
+    def _one_password(self) -> Self:
+        if self.password is not None and self.password_file is not None:
+            msg = "give password or password_file, not both"
+            raise ValueError(msg)
+        return self
+
+
+StoreUrl = Annotated[SecretStr, AfterValidator(_check_store_url)]
+
+
+class StoreSettings(StoreAccessSettings):
+    """Where revocations are kept."""
+
+    url: StoreUrl = SecretStr("memory://")
+    """`memory://`, `redis://[user:password@]host:port[/db]`, `rediss://…`,
+    `redis+cluster://host:port,host:port`, `rediss+cluster://…`."""
     timeout: Annotated[Duration, Field(ge=0.001, le=10)] = 0.025
     """No check waits for the store longer than this."""
     connect_timeout: Annotated[Duration, Field(ge=0.01, le=30)] = 1.0
@@ -239,18 +254,21 @@ class StoreSettings(_Section):
     wait_timeout: Annotated[Duration, Field(ge=0.001, le=10)] = 0.5
 
     @model_validator(mode="after")
-    def _one_password(self) -> Self:
-        if self.password is not None and self.password_file is not None:
-            msg = "give password or password_file, not both"
-            raise ValueError(msg)
-        return self
-
-    @model_validator(mode="after")
     def _tls_is_used(self) -> Self:
         if self.tls != TlsSettings() and not self.url.get_secret_value().startswith("rediss"):
             msg = "tls: is for rediss:// and rediss+cluster://; this url does not use TLS"
             raise ValueError(msg)
         return self
+
+
+class RelaySettings(StoreAccessSettings):
+    """The store of another region, whose revocations `authz relay` copies into `store`. Limits of
+    time and the number of buckets are those of `store`.
+    """
+
+    url: StoreUrl | None = None
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
+    """Of the cursor that is kept in `store`; else it is made of the hosts in `url`."""
 
 
 class CacheSettings(_Section):
@@ -369,6 +387,7 @@ class Settings(BaseSettings):
     store: StoreSettings = StoreSettings()
     cache: CacheSettings = CacheSettings()
     feed: FeedSettings = FeedSettings()
+    relay: RelaySettings = RelaySettings()
     fail_mode: Literal["open", "closed"] = "open"
     """What becomes of a request when the store can't be asked and nothing is known locally."""
     audit: AuditSettings = AuditSettings()
@@ -404,19 +423,42 @@ class Settings(BaseSettings):
         return env_settings, init_settings  # the file's values come in as init arguments
 
 
-def load_settings(path: Path | None = None) -> Settings:
+class IssuerlessSettings(Settings):
+    """For what handles no tokens, and so needs no issuer."""
+
+    issuers: list[IssuerSettings] = []
+
+
+def load_settings(
+    path: Path | None = None,
+    model: type[Settings] = Settings,
+    given: Mapping[str, Any] | None = None,
+) -> Settings:
     """Read the YAML file (`path`, else the one `AUTHZ_CONFIG` names) and the environment.
+
+    `given`: what the command line says instead; values that are None say nothing.
 
     SettingsError: unreadable file, invalid YAML, an unknown key or variable, a value out of range.
     """
     file_values = read_config_file(path)
     _refuse_unknown_variables(os.environ)
     try:
-        return Settings(**file_values)
+        settings = model(**file_values)
+        return settings if given is None else model.model_validate(_instead(settings, given))
     except ValidationError as error:
         raise SettingsError(_one_line(error)) from None
     except ValueError as error:  # pydantic-settings: a variable that isn't JSON where it must be
         raise SettingsError(f"environment: {error}") from None
+
+
+def _instead(settings: Settings, given: Mapping[str, Any]) -> dict[str, Any]:
+    values = settings.model_dump()
+    for name, value in given.items():
+        if isinstance(value, Mapping):
+            values[name] |= {key: one for key, one in value.items() if one is not None}
+        elif value is not None:
+            values[name] = value
+    return values
 
 
 def read_config_file(path: Path | None = None) -> dict[str, Any]:
