@@ -108,6 +108,29 @@ FEED_FAILED: Final = _event(
     "feed_failed", "following the revocations ended in an error of our own; it goes on"
 )
 
+# The relay between two regions
+RELAYING: Final = _event(
+    "relaying", "revocations are copied from now on: from where, to where, the name of the cursor"
+)
+RELAY_LEVEL: Final = _event("relay_level", "the target has every revocation of the source")
+RELAY_SIDE_DOWN: Final = _event(
+    "relay_side_down", "one side doesn't do what it is asked: it is tried again, nothing is lost"
+)
+RELAY_SIDE_UP: Final = _event("relay_side_up", "that side does what it is asked again")
+RELAY_STARTING_OVER: Final = _event(
+    "relay_starting_over", "all revocations of this bucket are copied, and why; repeating is safe"
+)
+RELAY_SCANNING: Final = _event(
+    "relay_scanning", "the streams of these buckets aren't whole: they are copied key by key"
+)
+RELAY_CURSOR_CHANGED: Final = _event(
+    "relay_cursor_changed",
+    "the target has another cursor than was stored: it lost data, or two relays share a name",
+)
+RELAY_FAILED: Final = _event(
+    "relay_failed", "copying ended in an error of our own; it is tried again"
+)
+
 # The audit
 AUDIT_DISABLED: Final = _event(
     "audit_disabled", "audit.path is null: fail-open decisions leave no record"
