@@ -30,7 +30,7 @@
 local feed, tip = KEYS[1], KEYS[2]
 local keep = tonumber(ARGV[1])
 local buckets = ARGV[2 + (#KEYS - 2) * 6] or ''
-local results, pushed = {}, {}
+local results, pushed, decided = {}, {}, {}
 local epoch, seq, last, oldest, first, first_before
 
 local function text(number)
@@ -75,25 +75,36 @@ local function append(kind, note, expires, cut, user, token)
     before = cut, expires = expires})
 end
 
+-- Of a key: its value and when it may go, as an earlier revocation of this call has decided, or as
+-- it stands; nothing where there is none.
+local function standing(key)
+  if decided[key] then
+    return unpack(decided[key])
+  end
+  local value = redis.call('GET', key)
+  if value then
+    return value, redis.call('PEXPIRETIME', key)
+  end
+end
+
 local function revoke(key, kind, note, expires_text, cut_text, user, token)
   local expires, cut = tonumber(expires_text), tonumber(cut_text)
-  local old = redis.call('GET', key)
+  local old, kept_until = standing(key)
   local value, written, effective, prolonged = note, 1, 0, false
   if kind == 'user' then
     local before = old and tonumber(string.match(old, '^%d+'))
     if before and before >= cut then
       value, written, effective = old, 0, before
-      expires = math.max(expires, redis.call('PEXPIRETIME', key))
+      expires = math.max(expires, kept_until)
     else
       value, effective = text(cut) .. ' ' .. note, cut
     end
   elseif old then
-    local kept_until = redis.call('PEXPIRETIME', key)
     value, written = old, 0
     prolonged = expires > kept_until
     expires = math.max(expires, kept_until)
   end
-  redis.call('SET', key, value, 'PXAT', text(expires))
+  decided[key] = {value, expires}
   if written == 1 or prolonged then
     append(kind, note, expires_text, cut_text, user, token)
   end
@@ -113,5 +124,11 @@ if epoch then
   redis.call('HSET', tip, 'epoch', epoch, 'seq', text(seq), 'id', last, 'first', first,
     'buckets', buckets)
   redis.call('PUBLISH', feed, cjson.encode(pushed))
+end
+
+-- Last: where a right is missing above, nothing is rolled back, and a key that stood there without
+-- its entry would make the repetition believe that all had been done.
+for key, one in pairs(decided) do
+  redis.call('SET', key, one[1], 'PXAT', text(one[2]))
 end
 return results

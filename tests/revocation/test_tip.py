@@ -1,8 +1,14 @@
 """What the tip says of its stream: written by each revocation, read by those who follow."""
 
+import time
+
+import pytest
+
+from authz.revocation.entry import Entry
 from authz.revocation.feed.position import FIELDS, Tip
-from authz.revocation.record import feed_key, tip_key
-from support.revocations import of_token, opened, token_ref
+from authz.revocation.record import feed_key, not_before_key, tip_key
+from authz.revocation.store import StoreError
+from support.revocations import of_token, of_user, opened, token_ref
 from support.valkey import ValkeyServer
 
 BUCKET = 3
@@ -50,3 +56,36 @@ async def test_a_cut_by_somebody_else_does_not_pass_for_age(valkey: ValkeyServer
     valkey.client.delete(feed_key(BUCKET))
     await revoke(valkey, 1)
     assert (tip_of(valkey).first, tip_of(valkey).seq) == (1, 7)
+
+
+@pytest.mark.parametrize("missing", ["+xadd", "+time", "+hset", "&jwt:*"])
+async def test_a_call_that_broke_off_leaves_no_key_that_hides_it(
+    valkey: ValkeyServer, missing: str
+) -> None:
+    """A script that fails half-way isn't rolled back. Repeated with the right it lacked, it writes
+    the entry that everybody waits for.
+    """
+    all_but = ["allcommands", "allkeys", "allchannels"]
+    all_but += ["resetchannels"] if missing == "&jwt:*" else [missing.replace("+", "-")]
+    valkey.command("ACL", "SETUSER", "x", "on", ">pw", *all_but)
+    ref = token_ref(bucket=BUCKET)
+    async with opened(valkey.url_for("x", "pw")) as told:
+        with pytest.raises(StoreError):
+            await told.store.revoke_token(of_token(ref))
+        valkey.command("ACL", "SETUSER", "x", "allcommands", "allchannels")
+        assert not (await told.store.revoke_token(of_token(ref))).repeated
+    last = valkey.client.xrevrange(feed_key(BUCKET), count=1)[0][1]
+    assert last[b"token"].decode() == ref.token
+
+
+async def test_of_two_cutoffs_in_one_call_the_later_stands(valkey: ValkeyServer) -> None:
+    """In whichever order: the second sees what the first decided."""
+    ref, now = token_ref(bucket=BUCKET), time.time()
+    entries = [Entry.of_user(of_user(ref, at)) for at in (now - 5, now, now - 9)]
+    async with opened(valkey.url) as told:
+        written = await told.store._writer.write(BUCKET, entries)
+    assert written.repeated == [False, False, True]
+    assert valkey.client.xlen(feed_key(BUCKET)) == 2
+    value = valkey.client.get(not_before_key(BUCKET, ref.user))
+    assert value == f"{entries[1].before} {entries[1].note}".encode()
+    assert valkey.client.pexpiretime(not_before_key(BUCKET, ref.user)) == entries[1].expires
