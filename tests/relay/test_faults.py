@@ -4,10 +4,10 @@ import asyncio
 import time
 
 import pytest
+from relay.conftest import Regions, StartRelay
 
 from authz.relay.cursor import cursor_key
 from authz.revocation.record import feed_key, tip_key
-from relay.conftest import Regions, StartRelay
 from support.proxy import TcpProxy
 from support.relay import revocations, revoke, stream_lengths
 from support.revocations import BUCKETS, of_token, of_user, opened, token_ref

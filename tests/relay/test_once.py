@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from relay.conftest import Regions
 
 from authz.relay.process import Direction, name_of
 from authz.settings import IssuerlessSettings, SettingsError, StoreSettings, load_settings
-from relay.conftest import Regions
 from support.certificates import Certificates
 from support.ports import LOOPBACK, free_port
 from support.relay import revocations, revoke
