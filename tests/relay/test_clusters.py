@@ -3,6 +3,7 @@
 import asyncio
 import re
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -60,9 +61,9 @@ async def test_a_target_that_fails_over_gets_everything(
                 "level again",
                 timeout=30,
             )
-            found = {}
+            found: dict[TokenRef, Answer] = {}
             for ref in refs:
-                await eventually(lambda r=ref: answers(west, r, found), "an answer")
+                await eventually(partial(answers, west, ref, found), "an answer")
             assert {type(answer) for answer in found.values()} == {Revoked}
 
 
@@ -151,7 +152,7 @@ async def test_none_of_the_rights_can_be_spared(
             )
             try:
                 await eventually(
-                    lambda r=relay: is_well(r),
+                    partial(is_well, relay),
                     "well",
                     timeout=1.0 if word else 10,
                 )

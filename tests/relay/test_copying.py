@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from functools import partial
 
 import pytest
 from relay.conftest import Regions, StartRelay
@@ -10,6 +11,7 @@ from authz.relay.cursor import cursor_key
 from authz.revocation.record import Revoked, not_before_key, tip_key
 from support.relay import revocations, revoke, stream_lengths
 from support.revocations import BUCKETS, of_token, of_user, opened, token_ref
+from support.valkey import ValkeyServer
 from support.waiting import eventually
 
 
@@ -127,12 +129,16 @@ async def test_a_kill_in_the_middle_loses_nothing(
     for _ in range(4):
         relay = await asyncio.to_thread(start_relay, regions.east.url, regions.west.url)
         before = sum(stream_lengths(regions.west))
-        await eventually(lambda b=before: sum(stream_lengths(regions.west)) > b, "copying")
+        await eventually(partial(has_more_than, before, regions.west), "copying")
         relay.process.kill()
     relay = await asyncio.to_thread(start_relay, regions.east.url, regions.west.url)
     await eventually(relay.is_level, "level", timeout=20)
     assert revocations(regions.west) == revocations(regions.east)
     assert sum(stream_lengths(regions.west)) == 3000
+
+
+def has_more_than(entries: int, server: ValkeyServer) -> bool:
+    return sum(stream_lengths(server)) > entries
 
 
 async def test_it_stops_in_order(regions: Regions, start_relay: StartRelay) -> None:

@@ -150,7 +150,7 @@ def test_the_cursor_is_named_by_the_hosts_without_credentials() -> None:
     """In whatever order they are given; a long list by its digest."""
 
     def name(url: str) -> str:
-        return name_of(StoreSettings(url=url))  # type: ignore[arg-type]
+        return name_of(StoreSettings(url=url))
 
     assert name("redis://user:secret@a:7/3") == "a:7/3"
     assert name("redis+cluster://b:2,a:1") == name("rediss+cluster://:pw@a:1,b:2") == "a:1,b:2"
@@ -165,7 +165,7 @@ async def test_it_gives_up_where_nothing_moves(
     monkeypatch.setattr("authz.relay.process.PATIENCE", 0.5)
     from authz.relay.process import RelayError, _run
 
-    given = {
+    given: dict[str, dict[str, object]] = {
         "relay": {"url": f"redis://{LOOPBACK}:{free_port()}"},
         "store": {"url": regions.west.url},
     }

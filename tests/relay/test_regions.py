@@ -95,10 +95,12 @@ async def test_each_region_refuses_what_was_revoked_in_the_other_while_they_were
         async with opened(regions.west.url) as west, opened(regions.east.url) as east:
             await revoke_token(west, mine)
             await revoke_token(east, yours)
-        for token, at_home, abroad in ((mine, *sidecars), (yours, *reversed(sidecars))):
+        west_sidecar, east_sidecar = sidecars
+        ways = ((mine, west_sidecar, east_sidecar), (yours, east_sidecar, west_sidecar))
+        for token, at_home, abroad in ways:
             await asyncio.to_thread(seconds_until_refused, at_home, token)
             assert await asyncio.to_thread(status, abroad, token) == 200
         for line in lines:
             await asyncio.to_thread(line.restore)
-        for token, _, abroad in ((mine, *sidecars), (yours, *reversed(sidecars))):
+        for token, _, abroad in ways:
             assert await asyncio.to_thread(seconds_until_refused, abroad, token) < 8

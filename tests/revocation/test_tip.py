@@ -8,7 +8,7 @@ from authz.revocation.entry import Entry
 from authz.revocation.feed.position import FIELDS, Tip
 from authz.revocation.record import feed_key, not_before_key, tip_key
 from authz.revocation.store import StoreError
-from support.revocations import of_token, of_user, opened, token_ref
+from support.revocations import BUCKETS, of_token, of_user, opened, token_ref
 from support.valkey import ValkeyServer
 
 BUCKET = 3
@@ -18,8 +18,8 @@ def tip_of(server: ValkeyServer) -> Tip:
     return Tip.of_reply(server.command("HMGET", tip_key(BUCKET), *FIELDS))
 
 
-async def revoke(server: ValkeyServer, count: int, **settings: int) -> None:
-    async with opened(server.url, **settings) as told:
+async def revoke(server: ValkeyServer, count: int, *, buckets: int = BUCKETS) -> None:
+    async with opened(server.url, buckets=buckets) as told:
         for _ in range(count):
             await told.store.revoke_token(of_token(token_ref(bucket=BUCKET)))
 
@@ -37,11 +37,12 @@ async def test_the_first_entry_is_that_of_the_epoch_until_age_trims_it(
     await revoke(valkey, 3)
     assert tip_of(valkey).first == 1
     # Entries of two days ago, in an epoch of their own, then one of today.
-    fields = valkey.client.xrange(feed_key(BUCKET))
+    rows = valkey.command("XRANGE", feed_key(BUCKET), "-", "+")
     valkey.client.delete(feed_key(BUCKET))
-    for number, (entry_id, values) in enumerate(fields):
+    for number, (entry_id, values) in enumerate(rows):
         old = f"{int(entry_id.split(b'-')[0]) - 2 * 86_400_000}-{number}"
-        valkey.client.xadd(feed_key(BUCKET), values, id=old)
+        words = [word for pair in values.items() for word in pair]
+        valkey.command("XADD", feed_key(BUCKET), old, *words)
     await revoke(valkey, 1)
     assert tip_of(valkey).first == 4
     assert valkey.client.xlen(feed_key(BUCKET)) == 1
@@ -74,7 +75,7 @@ async def test_a_call_that_broke_off_leaves_no_key_that_hides_it(
             await told.store.revoke_token(of_token(ref))
         valkey.command("ACL", "SETUSER", "x", "allcommands", "allchannels")
         assert not (await told.store.revoke_token(of_token(ref))).repeated
-    last = valkey.client.xrevrange(feed_key(BUCKET), count=1)[0][1]
+    last = valkey.command("XREVRANGE", feed_key(BUCKET), "+", "-", "COUNT", 1)[0][1]
     assert last[b"token"].decode() == ref.token
 
 
