@@ -8,10 +8,9 @@ copied revocations (a failover, FLUSHALL, a restart without data) takes the curs
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto, unique
-from typing import Any, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from authz.revocation.feed.position import Tip
-from authz.revocation.feed.source import Row
 
 BEGINNING = "-"
 """XRANGE's word for a stream's beginning."""
@@ -77,6 +76,21 @@ class Step(Enum):
     """Copy what follows on the cursor."""
     START_OVER = auto()
     """Copy all of the source."""
+
+
+class Numbered(Protocol):
+    """An entry of a stream: `authz.revocation.feed.source.Row`."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def seq(self) -> int:
+        """0: written before entries were numbered."""
+        ...
+
+
+Row = TypeVar("Row", bound=Numbered)
 
 
 @dataclass(frozen=True, slots=True)

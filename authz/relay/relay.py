@@ -238,6 +238,9 @@ class Relay:
             self._retry_later(bucket, error)
         except UnlikeError as error:
             self._stop_as_unlike(error)
+        except Exception:  # or nobody would ever look after this bucket again
+            log.exception(events.RELAY_FAILED)
+            self._postpone(bucket)
         else:
             bucket.well()
             if cause:
@@ -272,6 +275,10 @@ class Relay:
             except SideError as error:
                 for number in causes:
                     self._retry_later(self._buckets[number], error)
+            except Exception:  # or no keys would be read any more
+                log.exception(events.RELAY_FAILED)
+                for number in causes:
+                    self._postpone(self._buckets[number])
             for number in causes:
                 self._end(self._buckets[number])
             self._wake.set()  # their streams have gone on meanwhile
@@ -301,12 +308,15 @@ class Relay:
     def _retry_later(self, bucket: Bucket, error: Exception) -> None:
         from_source = isinstance(error, SourceError) or getattr(error, "which", "") == "from"
         bucket.refused = not from_source
+        self._postpone(bucket)
+        self._failed(self.source if from_source else self.target, error)
+
+    def _postpone(self, bucket: Bucket) -> None:
         pause = min(RETRY * 2**bucket.failures, RETRY_MAX)
         bucket.failures += 1
         # Less at random, so that buckets that failed together don't come back together.
         spread = random.uniform(0.5, 1.0)  # noqa: S311  no secret
         bucket.retry_at = self._monotonic() + pause * spread
-        self._failed(self.source if from_source else self.target, error)
 
     # ---- telling
 

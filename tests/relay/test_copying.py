@@ -3,13 +3,14 @@
 import asyncio
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 from relay.conftest import Regions, StartRelay
 
 from authz.relay.cursor import cursor_key
 from authz.revocation.record import Revoked, not_before_key, tip_key
-from support.relay import revocations, revoke, stream_lengths
+from support.relay import RelayProcess, revocations, revoke, stream_lengths
 from support.revocations import BUCKETS, of_token, of_user, opened, token_ref
 from support.valkey import ValkeyServer
 from support.waiting import eventually
@@ -168,12 +169,13 @@ async def test_the_cursor_stands_in_the_target_in_the_buckets_slot(
 
 @pytest.mark.parametrize("source_has", [8, 32])
 async def test_stores_with_different_numbers_of_buckets_are_refused(
-    regions: Regions, start_relay: StartRelay, source_has: int
+    regions: Regions, tmp_path: Path, source_has: int
 ) -> None:
     """In one line that says both numbers, with nothing written."""
     async with opened(regions.east.url, buckets=source_has) as east:
         await east.store.revoke_token(of_token(token_ref(bucket=1)))
-    relay = await asyncio.to_thread(start_relay, regions.east.url, regions.west.url)
+    relay = RelayProcess(tmp_path / "relay", regions.east.url, regions.west.url)
+    relay.process.start()
     assert await asyncio.to_thread(relay.process.wait) == 2
     last = relay.process.log_text().splitlines()[-1]
     assert last.startswith("authz: store.buckets is 16, but the store to copy from was written ")

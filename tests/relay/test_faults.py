@@ -2,12 +2,17 @@
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from relay.conftest import Regions, StartRelay
 
 from authz.relay.cursor import cursor_key
+from authz.relay.relay import Relay
+from authz.relay.side import Side, Target
 from authz.revocation.record import feed_key, tip_key
+from authz.settings import StoreSettings
 from support.proxy import TcpProxy
 from support.relay import revocations, revoke, stream_lengths
 from support.revocations import BUCKETS, of_token, of_user, opened, token_ref
@@ -284,3 +289,54 @@ async def test_nothing_is_read_ahead_of_a_target_that_refuses(
     assert relay.entries("written") == 0
     regions.west.client.config_set("maxmemory", 0)
     await eventually(lambda: relay.has_copied(8000), "level", timeout=20)
+
+
+async def test_it_stops_in_time_while_the_target_is_down(
+    regions: Regions, start_relay: StartRelay
+) -> None:
+    """What is being written gets `drain_timeout`; the next relay begins it anew."""
+    relay = await asyncio.to_thread(
+        start_relay, regions.east.url, regions.west.url, settings={"drain_timeout": "200ms"}
+    )
+    await eventually(relay.is_level, "level")
+    regions.west.freeze()
+    async with opened(regions.east.url) as east:
+        await revoke(east, 5)
+    await eventually(lambda: relay.status()["copying"] == 5, "it tries")
+    started = time.monotonic()
+    assert await asyncio.to_thread(relay.stop) == 0
+    assert time.monotonic() - started < 2.5
+    assert not relay.logged("relay_failed")
+
+
+async def test_an_error_of_our_own_costs_no_more_than_a_retry(
+    regions: Regions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In copying a stream, and in walking over keys."""
+    source = Side("from", StoreSettings(url=SecretStr(regions.east.url)))
+    target = Target(StoreSettings(url=SecretStr(regions.west.url)), "x")
+    relay = Relay(source, target, clock=time.time, monotonic=time.monotonic)
+    failures = dict.fromkeys(("copy", "sweep"), 0)
+
+    def fail_once(name: str) -> None:
+        real = getattr(relay._copier, name)
+
+        async def failing(*arguments: Any) -> Any:
+            if not failures[name]:
+                failures[name] += 1
+                raise RuntimeError("a mistake of ours")
+            return await real(*arguments)
+
+        monkeypatch.setattr(relay._copier, name, failing)
+
+    fail_once("copy")
+    fail_once("sweep")
+    async with opened(regions.east.url) as east:
+        await revoke(east, 5)  # the other buckets have no stream, and so are looked for by keys
+    relay.start()
+    try:
+        await eventually(lambda: relay.level, "level")
+    finally:
+        await relay.aclose(1.0)
+    assert failures == {"copy": 1, "sweep": 1}
+    assert revocations(regions.west) == revocations(regions.east)
