@@ -27,6 +27,7 @@ from pydantic import (
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
+    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
@@ -443,22 +444,32 @@ def load_settings(
     file_values = read_config_file(path)
     _refuse_unknown_variables(os.environ)
     try:
-        settings = model(**file_values)
-        return settings if given is None else model.model_validate(_instead(settings, given))
+        return (model if given is None else _told(model, given))(**file_values)
     except ValidationError as error:
         raise SettingsError(_one_line(error)) from None
     except ValueError as error:  # pydantic-settings: a variable that isn't JSON where it must be
         raise SettingsError(f"environment: {error}") from None
 
 
-def _instead(settings: Settings, given: Mapping[str, Any]) -> dict[str, Any]:
-    values = settings.model_dump()
-    for name, value in given.items():
-        if isinstance(value, Mapping):
-            values[name] |= {key: one for key, one in value.items() if one is not None}
-        elif value is not None:
-            values[name] = value
-    return values
+def _told(model: type[Settings], given: Mapping[str, Any]) -> type[Settings]:
+    """The same settings with one more source, before all others."""
+    said = {
+        name: {key: one for key, one in value.items() if one is not None}
+        if isinstance(value, Mapping)
+        else value
+        for name, value in given.items()
+        if value is not None
+    }
+
+    class Told(model):  # type: ignore[valid-type,misc]  # a base that is a variable
+        @classmethod
+        def settings_customise_sources(
+            cls, settings_cls: type[BaseSettings], *args: Any, **sources: Any
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            rest = super().settings_customise_sources(settings_cls, *args, **sources)
+            return (InitSettingsSource(settings_cls, said), *rest)
+
+    return Told
 
 
 def read_config_file(path: Path | None = None) -> dict[str, Any]:

@@ -28,8 +28,8 @@ class Bucket:
     """Grows with whatever becomes known, so that a reply that was asked for before can be told."""
     failures: int = 0
     """In a row."""
-    refused: bool = False
-    """The last failure was the target's."""
+    failed_at: str = ""
+    """The side of which that was; empty after a success."""
     retry_at: float = -math.inf
     """Not before. Monotonic seconds."""
 
@@ -62,7 +62,7 @@ class Bucket:
 
     def well(self) -> None:
         """It could be copied."""
-        self.failures, self.refused = 0, False
+        self.failures, self.failed_at = 0, ""
 
     def reaches(self, tips: Mapping[int, Tip]) -> bool:
         """Whether its entries up to this end of its stream were copied."""

@@ -8,9 +8,9 @@ goes into its stream no second time, so there is nothing to send back.
 import asyncio
 import math
 import random
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -37,6 +37,8 @@ STALE_AFTER = 2.5
 comparisons in a row failed."""
 AT_ONCE = 4
 """Buckets that are copied at a time between the same two nodes, a page of 256 entries each."""
+
+Told = TypeVar("Told")
 
 log = structlog.get_logger(__name__)
 
@@ -72,7 +74,7 @@ class Relay:
         self._buckets = [Bucket(number) for number in range(source.settings.buckets)]
         self._goal: dict[int, Tip] = {}
         self._compared_at = -math.inf
-        self._alike = False
+        self._alike: set[int] = set()
         self._wake = asyncio.Event()
         self._to_sweep: dict[int, str] = {}
         self._sweep_wake = asyncio.Event()
@@ -150,18 +152,18 @@ class Relay:
         """One round over all buckets."""
         asked_at = self._monotonic()
         versions = {bucket.number: bucket.version for bucket in self._buckets}
-        tips, cursors = await asyncio.gather(
-            self._read_tips(versions), self._read_cursors(versions)
-        )
-        if tips is None or cursors is None or not await self._are_alike():
+        tips, cursors = await asyncio.gather(self._read_tips(), self._read_cursors())
+        known = tips.keys() & cursors.keys()
+        await self._require_alike(known - self._alike)
+        for bucket in (self._buckets[number] for number in sorted(known & self._alike)):
+            # What was begun, pushed or copied since the question makes the answer an old one.
+            if not bucket.busy and bucket.version == versions[bucket.number]:
+                self._judge(bucket, cursors[bucket.number], tips[bucket.number])
+        if len(known & self._alike) < len(self._buckets):
             self.level = False
             return
         self._compared_at = asked_at
         self._goal = self._goal or tips
-        for bucket in self._buckets:
-            # What was begun, pushed or copied since the question makes the answer an old one.
-            if not bucket.busy and bucket.version == versions[bucket.number]:
-                self._judge(bucket, cursors[bucket.number], tips[bucket.number])
         self._tell()
 
     def _judge(self, bucket: Bucket, cursor: Cursor | None, tip: Tip) -> None:
@@ -171,50 +173,61 @@ class Relay:
         bucket.hear(tip, milliseconds(tip.id), replace=True)
         if judge(cursor, tip)[0] is Step.NOTHING:
             bucket.is_level()
+            bucket.well()
         else:
             self._begin(bucket, tip)
 
-    async def _read_tips(self, buckets: Collection[int]) -> dict[int, Tip] | None:
-        tips: dict[int, Tip] = {}
-        try:
-            by_primary = self.source.by_primary(buckets)
-            for told in await asyncio.gather(
-                *(
-                    self._copier.reader.tips(address, numbers, TIP_TIMEOUT)
-                    for address, numbers in by_primary.items()
-                )
-            ):
-                tips.update(told)
-        except (SourceError, SideError) as error:
-            self._failed(self.source, error)
-            return None
-        self.source.well()
-        return tips if len(tips) == len(buckets) else None  # a slot moved just now
+    async def _read_tips(self) -> dict[int, Tip]:
+        """Of the buckets whose node answers."""
+        return await self._ask(
+            self.source, lambda node, numbers: self._copier.reader.tips(node, numbers, TIP_TIMEOUT)
+        )
 
-    async def _read_cursors(self, buckets: Collection[int]) -> Mapping[int, Cursor | None] | None:
+    async def _read_cursors(self) -> dict[int, Cursor | None]:
+        """Of the buckets whose node answers."""
+        return await self._ask(self.target, lambda _, numbers: self.target.cursors(numbers))
+
+    async def _ask(
+        self, side: Side, question: Callable[[Address, list[int]], Awaitable[Mapping[int, Told]]]
+    ) -> dict[int, Told]:
+        """Each node about its buckets: one that is down doesn't hold up those of the others."""
+        found: dict[int, Told] = {}
         try:
-            cursors = await self.target.cursors(buckets)
+            by_primary = side.by_primary(range(len(self._buckets)))
         except SideError as error:
-            self._failed(self.target, error)
-            return None
-        if not any(bucket.refused for bucket in self._buckets):
-            self.target.well()
-        return cursors
+            self._failed(side, error)
+            return found
+        answers = await asyncio.gather(
+            *(question(node, numbers) for node, numbers in by_primary.items()),
+            return_exceptions=True,
+        )
+        well = not any(bucket.failed_at == side.which for bucket in self._buckets)
+        for answer in answers:
+            if isinstance(answer, SourceError | SideError):
+                self._failed(side, answer)
+                well = False
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                found.update(answer)
+        if well:
+            side.well()
+        return found
 
-    async def _are_alike(self) -> bool:
-        """Asked once of all buckets, before anything is written; then of each that starts over."""
-        if not self._alike:
-            try:
-                await self._copier.require_alike(range(len(self._buckets)))
-                self._alike = True
-            except SideError as error:
-                self._failed(self.source if error.which == "from" else self.target, error)
-            except UnlikeError as error:
-                self._stop_as_unlike(error)
-        return self._alike
+    async def _require_alike(self, buckets: Collection[int]) -> None:
+        """Asked once about each bucket before it is written to, and again when it starts over."""
+        if not buckets or self.unlike.done():
+            return
+        try:
+            await self._copier.require_alike(buckets)
+            self._alike.update(buckets)
+        except SideError as error:
+            self._failed(self.source if error.which == "from" else self.target, error)
+        except UnlikeError as error:
+            self._stop_as_unlike(error)
 
     def _stop_as_unlike(self, error: UnlikeError) -> None:
-        self._alike = False
+        self._alike.clear()
         if not self.unlike.done():
             self.unlike.set_result(str(error))
 
@@ -222,7 +235,7 @@ class Relay:
 
     def _begin(self, bucket: Bucket, tip: Tip) -> None:
         """Copy, unless somebody is at it or it failed a moment ago."""
-        if bucket.busy or not self._alike or self._monotonic() < bucket.retry_at:
+        if bucket.busy or bucket.number not in self._alike or self._monotonic() < bucket.retry_at:
             return
         bucket.begin()
         task = asyncio.get_running_loop().create_task(self._copy(bucket, tip))
@@ -302,14 +315,15 @@ class Relay:
         side.ill(str(error))
 
     def _refused(self, number: int, error: StoreError) -> None:
-        self._buckets[number].refused = True
+        self._buckets[number].failed_at = self.target.which
         self._failed(self.target, error)
 
     def _retry_later(self, bucket: Bucket, error: Exception) -> None:
         from_source = isinstance(error, SourceError) or getattr(error, "which", "") == "from"
-        bucket.refused = not from_source
+        side = self.source if from_source else self.target
+        bucket.failed_at = side.which
         self._postpone(bucket)
-        self._failed(self.source if from_source else self.target, error)
+        self._failed(side, error)
 
     def _postpone(self, bucket: Bucket) -> None:
         pause = min(RETRY * 2**bucket.failures, RETRY_MAX)

@@ -3,8 +3,10 @@
 import asyncio
 import re
 import time
+from collections.abc import Awaitable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import StartCluster
@@ -171,3 +173,34 @@ def is_well(relay: RelayProcess) -> bool:
     status = relay.status()
     connected = all(side["store"]["connected"] for side in status["sides"].values())
     return bool(status["level"] and status["subscription"]["node"] and connected)
+
+
+async def test_a_dead_shard_holds_up_none_but_its_own_buckets(
+    start_cluster: StartCluster, tmp_path: Path, start_relay: StartRelay
+) -> None:
+    """On either side, from the start on; the relay says that the side isn't well."""
+    options = {"cluster-require-full-coverage": "no"}
+    with ValkeyServer(tmp_path / "west") as west:
+        cluster = await asyncio.to_thread(start_cluster, replicas=0, options=options)
+        dead = cluster.master_of(3)
+        living = [b for b in range(BUCKETS) if cluster.master_of(b) is not dead]
+        cluster.kill(dead)
+        async with opened(cluster.url, connected=False) as east, opened(west.url) as at_west:
+
+            def revoke_in_living(store: Opened) -> list[Awaitable[Any]]:
+                refs = [token_ref(bucket=bucket) for bucket in living]
+                return [store.store.revoke_token(of_token(ref)) for ref in refs]
+
+            await asyncio.gather(*revoke_in_living(east))
+            await asyncio.gather(*revoke_in_living(at_west))
+            there = await asyncio.to_thread(start_relay, cluster.url, west.url)
+            back = await asyncio.to_thread(start_relay, west.url, cluster.url)
+            await eventually(
+                lambda: there.entries("written") == back.entries("written") == len(living),
+                "the others are copied",
+            )
+            assert there.metric("authz_relay_up", side="from") == 0
+            assert back.metric("authz_relay_up", side="to") == 0
+            assert not there.is_level()
+            await asyncio.to_thread(cluster.restart, dead)
+            await eventually(lambda: there.is_level() and back.is_level(), "level", timeout=20)
