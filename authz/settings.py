@@ -25,10 +25,17 @@ from pydantic import (
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
+    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
 
+from authz.addresses import (
+    check_listen_address,
+    check_store_url,
+    require_http_url,
+    store_address,
+)
 from authz.durations import Duration
 
 ENV_PREFIX = "AUTHZ_"
@@ -93,7 +100,7 @@ class KeySourceSettings(_Section):
             )
             raise ValueError(msg)
         if self.jwks_url is not None:
-            _require_http_url(self.jwks_url)
+            require_http_url(self.jwks_url)
         return self
 
     @property
@@ -126,7 +133,7 @@ class IssuerSettings(_Section):
             )
             raise ValueError(msg)
         if self.keys.discovery:
-            _require_http_url(self.issuer)
+            require_http_url(self.issuer)
         return self
 
 
@@ -139,61 +146,32 @@ class TlsSettings(_Section):
     verify_hostname: bool = True
 
 
-STORE_SCHEMES = ("memory", "redis", "rediss", "redis+cluster", "rediss+cluster")
+class StoreAccessSettings(_Section):
+    """How a store is reached."""
 
-
-def _check_store_url(value: SecretStr) -> SecretStr:
-    url = urlsplit(value.get_secret_value())
-    if url.scheme not in STORE_SCHEMES:
-        msg = f"scheme {url.scheme!r} is unknown; use one of {', '.join(STORE_SCHEMES)}"
-        raise ValueError(msg)
-    if url.scheme == "memory":
-        return value
-    nodes = [node for node in url.netloc.rpartition("@")[2].split(",") if node]
-    if not nodes:
-        msg = "names no host; write it as redis://host:6379"
-        raise ValueError(msg)
-    if len(nodes) > 1 and "cluster" not in url.scheme:
-        msg = f"{url.scheme}:// takes one host; write {url.scheme}+cluster:// for a cluster"
-        raise ValueError(msg)
-    for node in nodes:
-        if re.search(r":\d+$", node) and not _is_host_port(node):
-            # Not quoted: where a / or # in a password was left as it is, this is a part of it.
-            raise ValueError(_HOST_PORT_HINT)
-    database = url.path.strip("/")
-    if database and (not database.isdecimal() or (int(database) and "cluster" in url.scheme)):
-        msg = "the path is a database number, and a cluster has only 0"
-        raise ValueError(msg)
-    if "?" in value.get_secret_value() or "#" in value.get_secret_value():
-        msg = f"takes no ?options; use the settings under store ({_HOST_PORT_HINT})"
-        raise ValueError(msg)
-    return value
-
-
-_HOST_PORT_HINT = (
-    "a host is host:port; a password in it is percent-encoded, or goes to store.password"
-)
-
-
-def _is_host_port(node: str) -> bool:
-    try:
-        split_host_port(node)
-    except ValueError:
-        return False
-    return True
-
-
-class StoreSettings(_Section):
-    """Where revocations are kept."""
-
-    url: Annotated[SecretStr, AfterValidator(_check_store_url)] = SecretStr("memory://")
-    """`memory://`, `redis://[user:password@]host:port[/db]`, `rediss://…`,
-    `redis+cluster://host:port,host:port`, `rediss+cluster://…`."""
     username: str | None = None
     """The ACL user; instead of the one in the URL."""
     password: SecretStr | None = None
     password_file: Path | None = None
     tls: TlsSettings = TlsSettings()
+
+    @model_validator(mode="after")
+    def _one_password(self) -> Self:
+        if self.password is not None and self.password_file is not None:
+            msg = "give password or password_file, not both"
+            raise ValueError(msg)
+        return self
+
+
+StoreUrl = Annotated[SecretStr, AfterValidator(check_store_url)]
+
+
+class StoreSettings(StoreAccessSettings):
+    """Where revocations are kept."""
+
+    url: StoreUrl = SecretStr("memory://")
+    """`memory://`, `redis://[user:password@]host:port[/db]`, `rediss://…`,
+    `redis+cluster://host:port,host:port`, `rediss+cluster://…`."""
     timeout: Annotated[Duration, Field(ge=0.001, le=10)] = 0.025
     """No check waits for the store longer than this."""
     connect_timeout: Annotated[Duration, Field(ge=0.01, le=30)] = 1.0
@@ -208,18 +186,21 @@ class StoreSettings(_Section):
     wait_timeout: Annotated[Duration, Field(ge=0.001, le=10)] = 0.5
 
     @model_validator(mode="after")
-    def _one_password(self) -> Self:
-        if self.password is not None and self.password_file is not None:
-            msg = "give password or password_file, not both"
-            raise ValueError(msg)
-        return self
-
-    @model_validator(mode="after")
     def _tls_is_used(self) -> Self:
         if self.tls != TlsSettings() and not self.url.get_secret_value().startswith("rediss"):
             msg = "tls: is for rediss:// and rediss+cluster://; this url does not use TLS"
             raise ValueError(msg)
         return self
+
+
+class RelaySettings(StoreAccessSettings):
+    """The store of another region, whose revocations `authz relay` copies into `store`. Limits of
+    time and the number of buckets are those of `store`.
+    """
+
+    url: StoreUrl | None = None
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
+    """Of the cursor that is kept in `store`; else it is made of the hosts in `url`."""
 
 
 class CacheSettings(_Section):
@@ -264,25 +245,6 @@ class LogSettings(_Section):
     format: Literal["json", "console"] = "json"
 
 
-def _listen_address(value: str) -> str:
-    if value.startswith("unix:"):
-        if not value.removeprefix("unix:").startswith("/"):
-            msg = f"{value!r}: write unix: and an absolute path, as in unix:/run/authz/authz.sock"
-            raise ValueError(msg)
-        return value
-    split_host_port(value)
-    return value
-
-
-def split_host_port(value: str) -> tuple[str, int]:
-    """`127.0.0.1:9191` or `[::1]:9191` as host and port. ValueError says what is wrong."""
-    host, colon, port = value.rpartition(":")
-    if not colon or not host or not port.isdecimal() or int(port) > 65535:  # noqa: PLR2004
-        msg = f"{value!r} is not host:port, as in 127.0.0.1:9191"
-        raise ValueError(msg)
-    return host.removeprefix("[").removesuffix("]"), int(port)
-
-
 def _credential(value: str) -> str:
     kind, _, name = value.partition(":")
     if kind not in {"header", "cookie"} or not re.fullmatch(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", name):
@@ -291,7 +253,7 @@ def _credential(value: str) -> str:
     return f"header:{name.lower()}" if kind == "header" else value
 
 
-ListenAddress = Annotated[str, AfterValidator(_listen_address)]
+ListenAddress = Annotated[str, AfterValidator(check_listen_address)]
 
 
 class ListenTlsSettings(_Section):
@@ -338,6 +300,7 @@ class Settings(BaseSettings):
     store: StoreSettings = StoreSettings()
     cache: CacheSettings = CacheSettings()
     feed: FeedSettings = FeedSettings()
+    relay: RelaySettings = RelaySettings()
     fail_mode: Literal["open", "closed"] = "open"
     """What becomes of a request when the store can't be asked and nothing is known locally."""
     audit: AuditSettings = AuditSettings()
@@ -373,19 +336,52 @@ class Settings(BaseSettings):
         return env_settings, init_settings  # the file's values come in as init arguments
 
 
-def load_settings(path: Path | None = None) -> Settings:
+class IssuerlessSettings(Settings):
+    """For what handles no tokens, and so needs no issuer."""
+
+    issuers: list[IssuerSettings] = []
+
+
+def load_settings(
+    path: Path | None = None,
+    model: type[Settings] = Settings,
+    given: Mapping[str, Any] | None = None,
+) -> Settings:
     """Read the YAML file (`path`, else the one `AUTHZ_CONFIG` names) and the environment.
+
+    `given`: what the command line says instead; values that are None say nothing.
 
     SettingsError: unreadable file, invalid YAML, an unknown key or variable, a value out of range.
     """
     file_values = read_config_file(path)
     _refuse_unknown_variables(os.environ)
     try:
-        return Settings(**file_values)
+        return (model if given is None else _told(model, given))(**file_values)
     except ValidationError as error:
         raise SettingsError(_one_line(error)) from None
     except ValueError as error:  # pydantic-settings: a variable that isn't JSON where it must be
         raise SettingsError(f"environment: {error}") from None
+
+
+def _told(model: type[Settings], given: Mapping[str, Any]) -> type[Settings]:
+    """The same settings with one more source, before all others."""
+    said = {
+        name: {key: one for key, one in value.items() if one is not None}
+        if isinstance(value, Mapping)
+        else value
+        for name, value in given.items()
+        if value is not None
+    }
+
+    class Told(model):  # type: ignore[valid-type,misc]  # a base that is a variable
+        @classmethod
+        def settings_customise_sources(
+            cls, settings_cls: type[BaseSettings], *args: Any, **sources: Any
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            rest = super().settings_customise_sources(settings_cls, *args, **sources)
+            return (InitSettingsSource(settings_cls, said), *rest)
+
+    return Told
 
 
 def read_config_file(path: Path | None = None) -> dict[str, Any]:
@@ -422,15 +418,8 @@ def environment_values() -> dict[str, Any]:
 
 
 def store_url_parts(settings: StoreSettings) -> tuple[str, list[tuple[str, int]], int]:
-    """Scheme, nodes as (host, port), and database number, out of `store.url`."""
-    url = urlsplit(settings.url.get_secret_value())
-    netloc = url.netloc.rpartition("@")[2]
-    nodes = [
-        split_host_port(node if re.search(r":\d+$", node) else f"{node}:6379")
-        for node in netloc.split(",")
-        if node
-    ]
-    return url.scheme, nodes, int(url.path.strip("/") or 0)
+    """As `store_address`, of `store.url`."""
+    return store_address(settings.url.get_secret_value())
 
 
 def store_credentials(settings: StoreSettings) -> tuple[str | None, str | None]:
@@ -447,13 +436,6 @@ def store_credentials(settings: StoreSettings) -> tuple[str | None, str | None]:
             msg = f"store.password_file: {settings.password_file}: {reason}"
             raise SettingsError(msg) from None
     return settings.username or user or None, password or None
-
-
-def _require_http_url(value: str) -> None:
-    url = urlsplit(value)
-    if url.scheme not in {"http", "https"} or not url.hostname:
-        msg = "not an http(s) URL, as in https://host/path"  # unquoted: it may hold a password
-        raise ValueError(msg)
 
 
 def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:

@@ -9,16 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
+from authz.addresses import split_host_port
 from authz.durations import format_duration, parse_duration
 from authz.settings import (
     AuditSettings,
+    IssuerlessSettings,
     IssuerSettings,
     KeySourceSettings,
     Settings,
     SettingsError,
     StoreSettings,
     load_settings,
-    split_host_port,
     store_credentials,
     store_url_parts,
 )
@@ -151,6 +152,31 @@ def test_a_published_key_never_doubles_as_a_secret(
 ) -> None:
     with pytest.raises(ValidationError, match="algorithms"):
         IssuerSettings.model_validate({**ISSUER, "algorithms": algorithms, "keys": keys})
+
+
+def test_what_the_command_line_says_counts_before_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is checked as if it stood in the file. None says nothing."""
+    monkeypatch.setenv("AUTHZ_STORE__URL", "redis://environment")
+    monkeypatch.setenv("AUTHZ_STORE__BUCKETS", "32")
+    path = tmp_path / "authz.yaml"
+    path.write_text("store: {timeout: 40ms}\nrelay: {url: 'redis://file', name: east}\n")
+    said = {"store": {"url": "redis://said"}, "relay": {"url": None}, "http_listen": None}
+    found = load_settings(path, IssuerlessSettings, said)
+    assert found.store.url.get_secret_value() == "redis://said"
+    assert (found.store.buckets, found.store.timeout) == (32, 0.04)
+    assert found.relay.url is not None
+    assert found.relay.url.get_secret_value() == "redis://file"
+    with pytest.raises(SettingsError, match=r"^relay\.url: scheme 'ftp' is unknown"):
+        load_settings(path, IssuerlessSettings, {"relay": {"url": "ftp://x"}})
+
+
+def test_only_what_handles_no_tokens_needs_no_issuer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AUTHZ_CONFIG", raising=False)
+    assert load_settings(None, IssuerlessSettings).issuers == []
+    with pytest.raises(SettingsError, match=r"^issuers: "):
+        load_settings(None)
 
 
 def test_no_audit_is_a_choice() -> None:

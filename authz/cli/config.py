@@ -34,7 +34,8 @@ def config(config: Path | None) -> None:
     settings = load_settings(config)
     from_file, from_environment = read_config_file(config), environment_values()
     values = settings.model_dump(mode="json")
-    values["store"]["url"] = _without_password(settings.store)
+    for name, url in (("store", settings.store.url), ("relay", settings.relay.url)):
+        values[name]["url"] = None if url is None else _without_password(StoreSettings(url=url))
     rows = list(_leaves(values, ()))
     name_width = max(len(".".join(path)) for path, _ in rows)
     value_width = min(max(len(str(value)) for _, value in rows), 60)

@@ -10,7 +10,9 @@ from authz import __version__
 from authz.cli.errors import CommandError
 from authz.settings import SettingsError
 
-COMMANDS = ("serve", "revoke", "explain", "token", "keys", "envoy", "audit", "config", "demo")
+COMMANDS = (
+    "serve", "revoke", "relay", "explain", "token", "keys", "envoy", "audit", "config", "demo",
+)  # fmt: skip
 """Each is the click command of this name in the module of this name beside this one."""
 
 

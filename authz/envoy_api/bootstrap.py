@@ -38,8 +38,9 @@ from envoy_data_plane.envoy.type.matcher import v3 as matcher
 from envoy_data_plane.google.protobuf import Any as AnyMessage
 from envoy_data_plane.google.protobuf import Struct
 
+from authz.addresses import split_host_port
 from authz.check.request import REQUEST_ID_HEADER
-from authz.settings import Settings, split_host_port
+from authz.settings import Settings
 
 CHECK_SERVICE = "envoy.service.auth.v3.Authorization"
 EXT_AUTHZ_FILTER = "envoy.filters.http.ext_authz"

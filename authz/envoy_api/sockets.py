@@ -8,7 +8,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from authz.settings import SettingsError, split_host_port
+from authz.addresses import split_host_port
+from authz.settings import SettingsError
 
 SOCKET_MODE = 0o660
 """Envoy runs as another user of the same group; nobody else may ask, or listen in our place."""

@@ -83,9 +83,7 @@ BREAKER_OPENED: Final = _event("breaker_opened", "a node failed too often: no ch
 BREAKER_CLOSED: Final = _event("breaker_closed", "a node answered a probe: checks ask it again")
 
 # The feed of revocations
-FEED_SYNCING: Final = _event(
-    "feed_syncing", "reading all revocations of these buckets, and why: start, or what was missing"
-)
+FEED_SYNCING: Final = _event("feed_syncing", "all revocations of these buckets are being read")
 FEED_READING: Final = _event(
     "feed_reading", "still reading: buckets left, and revocations read since the start"
 )
@@ -109,6 +107,29 @@ FEED_UNSUBSCRIBED: Final = _event(
 )
 FEED_FAILED: Final = _event(
     "feed_failed", "following the revocations ended in an error of our own; it goes on"
+)
+
+# The relay between two regions
+RELAYING: Final = _event(
+    "relaying", "revocations are copied from now on: from where, to where, the name of the cursor"
+)
+RELAY_LEVEL: Final = _event("relay_level", "the target has every revocation of the source")
+RELAY_SIDE_DOWN: Final = _event(
+    "relay_side_down", "one side doesn't do what it is asked: it is tried again, nothing is lost"
+)
+RELAY_SIDE_UP: Final = _event("relay_side_up", "that side does what it is asked again")
+RELAY_STARTING_OVER: Final = _event(
+    "relay_starting_over", "all revocations of this bucket are copied, and why; repeating is safe"
+)
+RELAY_SCANNING: Final = _event(
+    "relay_scanning", "the streams of these buckets aren't whole: they are copied key by key"
+)
+RELAY_CURSOR_CHANGED: Final = _event(
+    "relay_cursor_changed",
+    "the target has another cursor than was stored: it lost data, or two relays share a name",
+)
+RELAY_FAILED: Final = _event(
+    "relay_failed", "copying ended in an error of our own; it is tried again"
 )
 
 # The audit

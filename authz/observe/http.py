@@ -25,11 +25,12 @@ from typing import Any, NamedTuple
 
 import structlog
 
+from authz.addresses import split_host_port
 from authz.observe import events
 from authz.observe.heartbeat import HUNG_AFTER, Heartbeat
 from authz.observe.readiness import Readiness
 from authz.observe.redact import redact
-from authz.settings import SettingsError, split_host_port
+from authz.settings import SettingsError
 
 MAX_CONNECTIONS = 16
 """At a time: a thread each. Two Prometheus servers, two probes and a few people."""

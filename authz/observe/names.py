@@ -265,3 +265,49 @@ WORKER_CONNECTIONS = Metric(
 
 WORKER_METRICS = (WORKER_UP, WORKER_RESTARTS, WORKER_CONNECTIONS)
 """These alone; a sidecar of one process has none of them."""
+
+# `authz relay`, which is a process of its own and has none of those above.
+
+RELAY_LAG = Metric(
+    "authz_relay_lag_seconds",
+    "gauge",
+    "Age of the oldest revocation that is not, or may not be, in the target; 0 when level.",
+)
+RELAY_BACKLOG = Metric(
+    "authz_relay_backlog", "gauge", "Entries of the source's streams not in the target yet."
+)
+RELAY_LEVEL = Metric(
+    "authz_relay_level", "gauge", "1 while the target has all that the source has, else 0."
+)
+RELAY_ENTRIES = Metric(
+    "authz_relay_entries_total",
+    "counter",
+    "Revocations read, by what became of them: written, repeated, expired, unreadable.",
+    ("result",),
+)
+RELAY_RESYNCS = Metric(
+    "authz_relay_resyncs_total", "counter", "Buckets copied (again) from their beginning."
+)
+RELAY_SCANS = Metric(
+    "authz_relay_scans_total",
+    "counter",
+    "Times that all keys of a node were read, because a stream was not whole.",
+)
+RELAY_UP = Metric(
+    "authz_relay_up",
+    "gauge",
+    "1 while this side (from, to) does what it is asked, else 0.",
+    ("side",),
+)
+RELAY_FAILURES = Metric(
+    "authz_relay_failures_total",
+    "counter",
+    "Calls that failed, by side; each is repeated.",
+    ("side",),
+)
+
+RELAY_METRICS = (
+    RELAY_LAG, RELAY_BACKLOG, RELAY_LEVEL, RELAY_ENTRIES, RELAY_RESYNCS, RELAY_SCANS, RELAY_UP,
+    RELAY_FAILURES,
+)  # fmt: skip
+"""These, and BUILD_INFO and LOOP_LAG."""

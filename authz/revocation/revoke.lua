@@ -12,41 +12,40 @@
 --          'user': the cut-off, milliseconds since 1970; 'token': ''
 --          user digest, or '-'
 --          TID, or '' for 'user'
+-- ARGV[#ARGV] over how many buckets users are spread
 --
 -- Returns {written, effective} for each: written 1 where this call added something, 0 where it was
 -- there already; effective: the cut-off now in force (milliseconds), or 0 for 'token'. A token that
 -- was there already and is now to be kept for longer has an entry of its own all the same, for
 -- those who know it by the hour in which it may be forgotten.
 --
--- Entries are numbered without a gap (`seq`). The tip names the last one, the oldest one that is left
--- after trimming by age (`first`), and the epoch: a word drawn anew where there is no tip, so that
--- whoever followed the stream before sees that its history is gone. Where the stream begins with
--- another entry than `first`, somebody else has cut it, and `first` stays until all that is missing
--- has expired.
+-- Entries are numbered without a gap (`seq`). The tip names the last one, the oldest one that the
+-- stream has left by its age (`first`), and the epoch: a number drawn anew where there is no tip,
+-- so that whoever followed the stream before sees that its history is gone. Where somebody else cut
+-- the stream, `first` stays and names an entry that isn't there, until age has caught up with the
+-- cut. The number of buckets is there for `authz relay`, which must not mix two of them.
 --
 -- A repeated call writes the key again with the value it has. The value does not change, but the
 -- replication offset does, and that is what makes the WAIT that follows mean something.
 local feed, tip = KEYS[1], KEYS[2]
 local keep = tonumber(ARGV[1])
-local results, pushed = {}, {}
-local epoch, seq, last, first, oldest, intact
+local buckets = ARGV[2 + (#KEYS - 2) * 6] or ''
+local results, pushed, decided = {}, {}, {}
+local epoch, seq, last, oldest, first, first_before
 
 local function text(number)
   return string.format('%.0f', number)
 end
 
--- The number of the stream's first entry and its age in milliseconds; 0 where it has no number.
-local function read_first()
+-- Number of the stream's oldest entry: '0' for one of before they were numbered, '' without any.
+local function oldest_number()
   local entry = redis.call('XRANGE', feed, '-', '+', 'COUNT', 1)[1]
-  if not entry then
-    return nil
-  end
-  for n = 1, #entry[2], 2 do
+  for n = 1, entry and #entry[2] or 0, 2 do
     if entry[2][n] == 'seq' then
-      return entry[2][n + 1], tonumber(string.match(entry[1], '^%d+'))
+      return entry[2][n + 1]
     end
   end
-  return '0', tonumber(string.match(entry[1], '^%d+'))
+  return entry and '0' or ''
 end
 
 -- Read once, and only where something is to be added.
@@ -54,17 +53,13 @@ local function read_tip()
   local now = redis.call('TIME')
   local known = redis.call('HMGET', tip, 'epoch', 'seq', 'id', 'first')
   oldest = text(now[1] * 1000 - keep)
-  epoch, seq, last = known[1], tonumber(known[2]), known[3]
+  epoch, seq, last, first = known[1], tonumber(known[2]), known[3], known[4]
+  first_before = oldest_number()
   if not (epoch and seq and last) then
     local dice = {now[1], now[2], feed, unpack(ARGV, 2, 7)}
     epoch = string.sub(redis.sha1hex(table.concat(dice, ' ')), 1, 16)
-    seq, last, first = 0, '', '1'
-  else
-    first = known[4] or '0'
+    seq, last, first = 0, '', nil
   end
-  local begins, at = read_first()
-  intact = (begins == nil and seq == 0) or begins == first
-    or (at ~= nil and at < tonumber(oldest))
 end
 
 local function append(kind, note, expires, cut, user, token)
@@ -80,25 +75,36 @@ local function append(kind, note, expires, cut, user, token)
     before = cut, expires = expires})
 end
 
+-- Of a key: its value and when it may go, as an earlier revocation of this call has decided, or as
+-- it stands; nothing where there is none.
+local function standing(key)
+  if decided[key] then
+    return unpack(decided[key])
+  end
+  local value = redis.call('GET', key)
+  if value then
+    return value, redis.call('PEXPIRETIME', key)
+  end
+end
+
 local function revoke(key, kind, note, expires_text, cut_text, user, token)
   local expires, cut = tonumber(expires_text), tonumber(cut_text)
-  local old = redis.call('GET', key)
+  local old, kept_until = standing(key)
   local value, written, effective, prolonged = note, 1, 0, false
   if kind == 'user' then
     local before = old and tonumber(string.match(old, '^%d+'))
     if before and before >= cut then
       value, written, effective = old, 0, before
-      expires = math.max(expires, redis.call('PEXPIRETIME', key))
+      expires = math.max(expires, kept_until)
     else
       value, effective = text(cut) .. ' ' .. note, cut
     end
   elseif old then
-    local kept_until = redis.call('PEXPIRETIME', key)
     value, written = old, 0
     prolonged = expires > kept_until
     expires = math.max(expires, kept_until)
   end
-  redis.call('SET', key, value, 'PXAT', text(expires))
+  decided[key] = {value, expires}
   if written == 1 or prolonged then
     append(kind, note, expires_text, cut_text, user, token)
   end
@@ -111,10 +117,18 @@ for n = 3, #KEYS do
 end
 
 if epoch then
-  if intact then
-    first = read_first() or text(seq + 1)
+  local first_now = oldest_number()
+  if not first or (first_before ~= '' and first_now ~= first_before) then
+    first = first_now  -- only our own trimming comes between the two
   end
-  redis.call('HSET', tip, 'epoch', epoch, 'seq', text(seq), 'id', last, 'first', first)
+  redis.call('HSET', tip, 'epoch', epoch, 'seq', text(seq), 'id', last, 'first', first,
+    'buckets', buckets)
   redis.call('PUBLISH', feed, cjson.encode(pushed))
+end
+
+-- Last: where a right is missing above, nothing is rolled back, and a key that stood there without
+-- its entry would make the repetition believe that all had been done.
+for key, one in pairs(decided) do
+  redis.call('SET', key, one[1], 'PXAT', text(one[2]))
 end
 return results

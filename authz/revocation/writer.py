@@ -161,7 +161,11 @@ class Writer:
     ) -> tuple[list[Any], int]:
         """The script and WAIT, on one connection."""
         keys = [feed_key(bucket), tip_key(bucket), *(entry.key(bucket) for entry in entries)]
-        arguments = [STREAM_KEEPS, *(text for entry in entries for text in entry.arguments())]
+        arguments = [
+            STREAM_KEEPS,
+            *(text for entry in entries for text in entry.arguments()),
+            self._settings.buckets,
+        ]
         for script in ("EVALSHA", "EVAL"):
             pipeline = client.pipeline(transaction=False)
             body = _SCRIPT_SHA if script == "EVALSHA" else _SCRIPT

@@ -132,6 +132,12 @@ def test_the_stores_url_is_shown_without_its_password(run: Run, url: str, shown:
     assert run({}, AUTHZ_STORE__URL=url).rows["store.url"] == (shown, "AUTHZ_STORE__URL")
 
 
+def test_the_url_of_another_regions_store_is_shown_without_its_password(run: Run) -> None:
+    rows = run({"relay": {"url": f"redis://user:{SECRET}@a:1", "password_file": "/x"}}).rows
+    assert rows["relay.url"] == ("redis://[redacted]@a:1", "file")
+    assert rows["relay.password_file"] == ("/x", "file")
+
+
 def test_the_stores_password_is_masked(run: Run) -> None:
     assert run({"store": {"password": SECRET}}).rows["store.password"] == ("**********", "file")
     masked = run({}, AUTHZ_STORE__PASSWORD=SECRET).rows["store.password"]

@@ -1,0 +1,1 @@
+"""Copies the revocations of one region's store into another's."""
