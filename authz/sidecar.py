@@ -165,6 +165,8 @@ class Sidecar:
             self._feed.start()
         self._reconciler.start()
         await self._keys.start()
+        if not isinstance(self._store, MemoryStore):
+            await self._store.first_look()
         await self._server.start()
         self._readiness.serving()
         log.info(events.SERVING, listen=self._settings.listen)

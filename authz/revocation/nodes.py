@@ -61,6 +61,7 @@ class Nodes:
         self._side_tasks: set[asyncio.Task[None]] = set()
         self._connected: bool | None = None
         self._told: set[str] = set()
+        self._looked = asyncio.Event()
         self.on_recovery: Callable[[], None] = _nothing
         """Called when a node answers again, or the map has changed."""
 
@@ -93,6 +94,14 @@ class Nodes:
         """Connect in the background; an unreachable store is not an error here."""
         self._guardian = self._loop.create_task(self._guard())
 
+    async def first_look(self, within: float) -> None:
+        """Wait until the guard has looked at all nodes once, whatever it found, at most so many
+        seconds.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                await self._looked.wait()
+
     async def connect(self) -> bool:
         """Reach every primary once, now. Whether all of them answered."""
         await self._tend()
@@ -117,6 +126,7 @@ class Nodes:
                 await self._tend()
             except Exception:  # without this task no breaker would ever close again
                 log.exception(events.STORE_GUARD_FAILED)
+            self._looked.set()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._pause()):
                     await self._wake.wait()

@@ -97,6 +97,12 @@ class RedisStore:
         """Connect in the background; an unreachable store is not an error here."""
         self._nodes.start()
 
+    async def first_look(self) -> None:
+        """Wait until it is known which nodes answer, at most `store.connect_timeout`: who begins
+        to answer checks before that can't ask anyone.
+        """
+        await self._nodes.first_look(self._settings.connect_timeout)
+
     async def connect(self) -> bool:
         """Reach every primary once, now. Whether all of them answered."""
         return await self._nodes.connect()

@@ -115,3 +115,18 @@ def test_a_sidecar_that_starts_in_an_outage_fails_open_on_record_until_it_has_re
     valkey.restart()
     wait_until(lambda: is_live(late), "live")
     assert status_of(late.client.check(token=text)) == 401
+
+
+def test_a_sidecar_that_starts_beside_a_healthy_store_lets_nobody_through_unasked(
+    cluster: ValkeyCluster, start_sidecar: StartSidecar
+) -> None:
+    """Not the first request either: it begins to serve once it knows whom to ask."""
+    first = start_sidecar({"store": {"url": cluster.url, "timeout": "1s"}})
+    text = token()
+    revoke(first, text, cluster.url)
+    first.stop()
+    for _ in range(3):
+        late = start_sidecar({"store": {"url": cluster.url, "timeout": "1s"}})
+        assert status_of(late.client.check(token=text)) == 401
+        assert late.audit() == []
+        late.stop()
