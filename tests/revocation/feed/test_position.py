@@ -158,7 +158,7 @@ def test_a_tip_of_another_history_says_that_the_one_known_is_lost(named: Tip) ->
     assert position(tip(5)).judge(tip(5), named) is Step.LOST
 
 
-@pytest.mark.parametrize("named", [tip(4), tip(5), tip(9), NOTHING], ids=repr)
+@pytest.mark.parametrize("named", [tip(5), tip(9)], ids=repr)
 def test_without_a_place_any_tip_calls_for_all_of_the_stream(named: Tip) -> None:
     """Also where it was lost, or found, since the tip was asked for."""
     assert position().judge(None, named) is Step.RESYNC
@@ -204,6 +204,26 @@ def test_a_push_that_led_astray_after_a_loss_calls_for_what_is_missing_again() -
     one = position(NOTHING)
     one.pushed(push(1))
     assert one.judge(NOTHING, tip(1, epoch=E2)) is Step.LOST
+
+
+@pytest.mark.parametrize("named", [tip(4), tip(5, of="other"), tip(1, epoch=E2), NOTHING], ids=repr)
+def test_a_loss_shows_also_while_there_is_no_place(named: Tip) -> None:
+    """The place was lost, or the first reading hasn't come to its end: some entries are known."""
+    lost = position(tip(5))
+    lost.lose()
+    beginning = position()
+    beginning.judge(None, tip(5))
+    for one in (lost, beginning):
+        assert one.judge(None, named) is Step.LOST
+        assert one.judge(None, named) is Step.RESYNC  # once
+
+
+def test_after_a_loss_the_place_is_lost() -> None:
+    one = position(tip(5))
+    assert one.judge(tip(5), tip(4)) is Step.LOST
+    assert one.at is None
+    one.lose()
+    assert one.judge(None, tip(4)) is Step.RESYNC
 
 
 # What is read of the wire
