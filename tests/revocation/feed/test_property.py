@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from revocation.entries import cutoff_entry, token_entry
-from revocation.feed.world import PAGE, World
+from revocation.feed.world import PAGE, Data, World
 
 from authz.revocation.entry import TOKEN, Entry
 from authz.revocation.feed import feed as feed_module
@@ -135,6 +135,8 @@ class FollowedStore(RuleBasedStateMachine):
         """Seconds that our clock is ahead of the true time."""
         self.acknowledged: list[Acknowledged] = []
         self.round: asyncio.Task[bool] | None = None
+        self.store_is_sound = True
+        """It never forgot anything."""
 
     def teardown(self) -> None:
         self.stop()
@@ -307,6 +309,27 @@ class FollowedStore(RuleBasedStateMachine):
                 self.world.arrive(self.world.requests[0])
                 self.turn()
         self.happen(what, ref, data)
+        self.all_requests_are_answered()
+
+    @rule(
+        lost=st.lists(st.sampled_from(TOKENS), min_size=1, max_size=3),
+        new=st.lists(st.sampled_from(TOKENS), max_size=3),
+        pushed=st.booleans(),
+    )
+    def an_older_copy_goes_on(
+        self, lost: list[TokenRef], new: list[TokenRef], pushed: bool
+    ) -> None:
+        """By as many entries as it lost, or fewer, or more."""
+        self.a_replica_gets_this_far()
+        for ref in lost:
+            self.a_token_is_revoked(ref, LIFETIMES[-1], whose=True)
+        self.all_is_well_for_a_while()
+        self.take_over(self.world.copies[-1])
+        for ref in new:
+            self.a_token_is_revoked(ref, LIFETIMES[-1], whose=True)
+        if not pushed:
+            self.world.pushes.clear()
+        self.all_is_well_for_a_while()
 
     def happen(self, what: Event, ref: TokenRef, data: st.DataObject) -> None:
         match what:
@@ -334,7 +357,10 @@ class FollowedStore(RuleBasedStateMachine):
     @precondition(lambda self: self.world.copies)
     @rule(data=st.data())
     def an_older_copy_takes_over(self, data: st.DataObject) -> None:
-        self.world.fail_over(data.draw(st.integers(0, len(self.world.copies) - 1)))
+        self.take_over(data.draw(st.sampled_from(self.world.copies)))
+
+    def take_over(self, copy: Data) -> None:
+        self.world.fail_over(copy)
         self.note_what_is_lost()
 
     @rule()
@@ -343,6 +369,7 @@ class FollowedStore(RuleBasedStateMachine):
         self.note_what_is_lost()
 
     def note_what_is_lost(self) -> None:
+        self.store_is_sound = False
         data, now = self.world.data, self.world.now
         for one in self.acknowledged:
             kept = data.entry(one.bucket, one.entry.user, one.entry.token, now)
@@ -393,6 +420,10 @@ class FollowedStore(RuleBasedStateMachine):
             is_there = one.lost_at is None or one.lost_at > verified_at
             if one.at < live_until - MAX_STALENESS and is_there:
                 assert self.is_known(one.entry), one
+
+    @invariant()
+    def a_sound_store_is_never_said_to_have_lost_its_history(self) -> None:
+        assert self.knowledge.losses == 0 or not self.store_is_sound
 
     def is_known(self, entry: Entry) -> bool:
         if entry.kind == TOKEN:

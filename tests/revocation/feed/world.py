@@ -113,8 +113,9 @@ class World:
         """A replica gets as far as this."""
         self.copies.append(deepcopy(self.data))
 
-    def fail_over(self, copy: int) -> None:
-        self.data = deepcopy(self.copies[copy])
+    def fail_over(self, copy: Data) -> None:
+        """A replica that was that far has become the primary."""
+        self.data = deepcopy(copy)
 
     def flush(self) -> None:
         self.data = Data(len(self.data.buckets))
