@@ -123,7 +123,7 @@ class FollowedStore(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
-        self.patches = [
+        self.patches: list[Any] = [
             patch.object(feed_module, "log", Quiet()),
             patch.object(reading, "PAGE", PAGE),
         ]
@@ -135,6 +135,8 @@ class FollowedStore(RuleBasedStateMachine):
         """Seconds that our clock is ahead of the true time."""
         self.acknowledged: list[Acknowledged] = []
         self.round: asyncio.Task[bool] | None = None
+        self.prolonged = 0
+        """Seconds by which a revocation said more than the one before it."""
         self.store_is_sound = True
         """It never forgot anything."""
 
@@ -310,6 +312,28 @@ class FollowedStore(RuleBasedStateMachine):
                 self.turn()
         self.happen(what, ref, data)
         self.all_requests_are_answered()
+
+    @rule(
+        bursts=st.lists(
+            st.tuples(st.integers(1, 3), st.sampled_from(["pushed", "lost", "cut"])),
+            min_size=2,
+            max_size=4,
+        ),
+        ref=st.sampled_from(TOKENS),
+    )
+    def revocations_come_in_bursts(self, bursts: list[tuple[int, str]], ref: TokenRef) -> None:
+        """Of one bucket, followed in between. `cut`: all but the last entry of each."""
+        for count, fate in bursts:
+            self.all_is_well_for_a_while()
+            for _ in range(count):
+                self.prolonged += 1
+                self.a_token_is_revoked(ref, LIFETIMES[-1] + self.prolonged, whose=True)
+            if fate == "pushed":
+                self.all_pushes_arrive()
+            self.world.pushes.clear()
+            if fate == "cut":
+                self.a_stream_is_cut(ref.bucket, 1)
+        self.all_is_well_for_a_while()
 
     @rule(
         lost=st.lists(st.sampled_from(TOKENS), min_size=1, max_size=3),
@@ -494,7 +518,7 @@ class FollowedStore(RuleBasedStateMachine):
 
 TestFollowedStore = FollowedStore.TestCase
 TestFollowedStore.settings = settings(
-    max_examples=150,
+    max_examples=120,
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],  # a busy machine is no bug

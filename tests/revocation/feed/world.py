@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from authz.revocation.entry import TOKEN, Entry
@@ -167,13 +168,16 @@ class World:
         assert address == NODE
         asked = sorted(buckets)
         for half in (0, 1):
-            found: list[tuple[int, Entry]] = await self._ask(lambda half=half: [
-                (bucket, entry)
-                for bucket in asked
-                for key, entry in self.data.buckets[bucket].keys.items()
-                if sum(map(ord, key[1])) % 2 == half and self.now * 1000 < entry.expires
-            ])  # fmt: skip
+            found: list[tuple[int, Entry]] = await self._ask(partial(self._portion, asked, half))
             yield found
+
+    def _portion(self, buckets: Sequence[int], half: int) -> list[tuple[int, Entry]]:
+        return [
+            (bucket, entry)
+            for bucket in buckets
+            for key, entry in self.data.buckets[bucket].keys.items()
+            if sum(map(ord, key[1])) % 2 == half and self.now * 1000 < entry.expires
+        ]
 
     async def _ask(self, make: Callable[[], Any]) -> Any:
         request = Request(make, asyncio.get_running_loop().create_future())
