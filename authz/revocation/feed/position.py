@@ -106,6 +106,8 @@ class Position:
         self.gaps = 0
         """Pushes that did not follow on what was known."""
         self._ahead: list[Push] = []
+        self._named: Tip | None = None
+        """How far the stream was known to go when it was last judged, or when `at` was lost."""
         self._passed: dict[int, str] = {}
         """The number and id of each push's last entry since the last judgement."""
 
@@ -128,10 +130,16 @@ class Position:
         """What the tip that a node named calls for. `asked_at`: where we were when it was asked,
         for pushes may have overtaken its answer.
         """
-        passed, self._passed = self._passed, {}
+        step = self._step(asked_at, tip)
+        self._named, self._passed = tip, {}
+        if step is Step.LOST:
+            self.at = None
+        return step
+
+    def _step(self, asked_at: Tip | None, tip: Tip) -> Step:
         at = self.at
         if at is None or asked_at is None:
-            return Step.RESYNC
+            return Step.LOST if _is_gone(self._named, tip) else Step.RESYNC
         if (tip.epoch, tip.seq, tip.id) == (asked_at.epoch, asked_at.seq, asked_at.id):
             return Step.NOTHING  # also where a push of something newer overtook the answer
         if tip.epoch != at.epoch:
@@ -141,7 +149,7 @@ class Position:
         if tip.seq > at.seq:
             return Step.CATCH_UP
         # A tip is always the last entry of a call, and so of a push.
-        is_ours = tip.seq > asked_at.seq and tip.id == passed.get(tip.seq)
+        is_ours = tip.seq > asked_at.seq and tip.id == self._passed.get(tip.seq)
         return Step.NOTHING if is_ours else Step.LOST
 
     def read_up_to(self, tip: Tip) -> None:
@@ -156,8 +164,10 @@ class Position:
                 self._keep(push)
 
     def lose(self) -> None:
-        """Start over: read the whole stream."""
-        self.at = None
+        """Start over: read the whole stream. Whether the store loses entries meanwhile is judged by
+        how far it was known to go.
+        """
+        self._named, self.at = self.at or self._named, None
 
     def _advance(self, push: Push) -> bool:
         at = self.at
@@ -174,3 +184,12 @@ class Position:
     def _keep(self, push: Push) -> None:
         if len(self._ahead) < MAX_AHEAD:
             self._ahead.append(push)
+
+
+def _is_gone(named: Tip | None, tip: Tip) -> bool:
+    """Whether the history in which `named` was the last entry is not the one of `tip`."""
+    if named is None or named == NOTHING:
+        return False
+    if tip.epoch != named.epoch or tip.seq < named.seq:
+        return True
+    return tip.seq == named.seq and tip.id != named.id
