@@ -18,9 +18,10 @@ from types import FrameType
 from chaos.faults import FAULTS
 from chaos.ledger import Ledger
 from chaos.stage import PROMISES, Fault, Outcome, Stage, perform
-from chaos.summary import table, verdict
+from chaos.summary import reasons, table, verdict
 from chaos.world import World
 from rich.console import Console
+from rich.text import Text
 
 SCENARIO_LIMIT = 150
 """Seconds. The longest scenario lasts 30 s and some 10 of preparation and judgement; what waits for
@@ -31,19 +32,16 @@ WIDTH = 132
 """Columns of the summary, also where the terminal has fewer or there is none."""
 
 
-def run(faults: Iterator[Fault], seed: int, *, warm: float | None = None) -> Iterator[Outcome]:
-    """Each fault in one and the same world, which is ended at the end."""
+def run(faults: Iterator[Fault], seed: int, folder: Path) -> Iterator[Outcome]:
+    """Each fault in one and the same world, which is ended at the end. Its logs are in `folder`."""
     dice = Random(seed)
-    with tempfile.TemporaryDirectory(prefix="chaos-") as folder, World(Path(folder)) as world:
+    with World(folder) as world:
         ledger = Ledger()
         for fault in faults:
             if fault.lacking:
                 yield Outcome(fault.name, skipped=fault.lacking)
                 continue
-            stage = Stage(world, ledger, Random(dice.random()))
-            if warm is not None:
-                stage.warm = warm
-            yield _perform(fault, stage)
+            yield _perform(fault, Stage(world, ledger, Random(dice.random())))
 
 
 def _perform(fault: Fault, stage: Stage) -> Outcome:
@@ -86,6 +84,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="repeat a run (default: another each time)")
     parser.add_argument("--seconds", type=float, help="faults at random until this time is over")
     parser.add_argument("--only", action="append", metavar="NAME", help=", ".join(names))
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="put logs and audits there")
     arguments = parser.parse_args()
     for name in arguments.only or []:
         if name not in names:
@@ -94,10 +93,12 @@ def main() -> int:
         parser.error("it runs on Linux only, where each address of 127.0.0.0/8 is this machine")
     signal.signal(signal.SIGTERM, _ended)  # or all its children would be left behind
     seed = SystemRandom().randrange(10**6) if arguments.seed is None else arguments.seed
-    return _run_and_tell(arguments.only or names, arguments.seconds, seed)
+    with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
+        folder = arguments.keep or Path(temporary)
+        return _run_and_tell(arguments.only or names, arguments.seconds, seed, folder)
 
 
-def _run_and_tell(names: Sequence[str], seconds: float | None, seed: int) -> int:
+def _run_and_tell(names: Sequence[str], seconds: float | None, seed: int, folder: Path) -> int:
     console = Console()
     console.width = max(console.width, WIDTH)
     console.print(f"seed {seed} (ARGS=--seed={seed} repeats this order and these victims)")
@@ -107,9 +108,11 @@ def _run_and_tell(names: Sequence[str], seconds: float | None, seed: int) -> int
         once(wanted, dice) if seconds is None else until(time.monotonic() + seconds, wanted, dice)
     )
     outcomes = []
-    for outcome in run(order, seed):
+    for outcome in run(order, seed, folder):
         outcomes.append(outcome)
         console.print(f"{outcome.fault}: ", verdict(outcome), sep="")
+        for reason in reasons(outcome):
+            console.print("  ", Text(reason), sep="")
     console.print(table(outcomes, PROMISES, seed))
     return int(any(outcome.findings or outcome.error for outcome in outcomes) or not outcomes)
 

@@ -62,6 +62,8 @@ class Life(NamedTuple):
     """When it was killed or stopped on purpose; infinity while it runs."""
     ahead: float = 0.0
     """Seconds that its wall clock is ahead of everybody's."""
+    instance: str = ""
+    """What its records in the audit name it; empty where it ended before it said so."""
 
 
 class Window(NamedTuple):
@@ -103,6 +105,10 @@ class Evidence:
     """Sidecar and life to the tokens that it refused as revoked before the scenario began."""
     audits: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     """Sidecar to the records that its audit got in this scenario."""
+    live: Mapping[str, float] = field(default_factory=dict)
+    """Sidecar to when, after the recovery, it first said that its feed is live."""
+    subscribed: Mapping[str, float] = field(default_factory=dict)
+    """The same of its subscription."""
     wall: float = 0.0
     """Seconds since 1970 at which the harness's clock said 0."""
     missing: Sequence[str] = ()

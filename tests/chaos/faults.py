@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 
+import httpx
 from chaos.stage import Fault, Stage
 from chaos.traffic import revoke_many
+from chaos.world import Seat
 
 from authz.revocation.record import feed_key
 from support.process import ChildProcess
@@ -28,10 +30,10 @@ MOVING = 1.0
 """Seconds for which a slot stands on both sides; revocations for it wait."""
 CLOCK_OFF = 3.0
 """Seconds, either way: within `leeway` (5 s), beyond max_staleness and negative_ttl."""
-STARTING = (0.4, 1.6)
-"""Seconds after the start of a sidecar: from its first connection to its being ready and longer."""
 MANY = 3000
 """Revocations that a restarted sidecar has to take in; as many as a few seconds can write."""
+SLOWED = 0.03
+"""Seconds for each piece that comes from a node, so that taking these in lasts for a second."""
 
 
 # ---- Nodes
@@ -130,8 +132,8 @@ def cut(seconds: float) -> Callable[[Stage], None]:
 
 
 def lose_a_direction(direction: Direction) -> Callable[[Stage], None]:
-    """Connections stay and can be made; what is sent in this direction arrives after the end.
-    Whoever sends nothing is not blind: pushes may still come.
+    """Connections stay and can be made; what is sent in this direction arrives after the end. Where
+    that is the requests, pushes still come, but nobody can ask whether any is missing.
     """
 
     def strike(stage: Stage) -> None:
@@ -139,7 +141,7 @@ def lose_a_direction(direction: Direction) -> Callable[[Stage], None]:
         with stage.trouble(seats):
             for seat in seats:
                 seat.lines.block(direction)
-            with stage.trouble(seats, blind=direction == "to_client"):
+            with stage.trouble(seats, blind=True):
                 stage.hold(ONE_WAY)
             for seat in seats:
                 seat.lines.restore()
@@ -180,29 +182,68 @@ def restart_mid_sync(stage: Stage) -> None:
     seat = stage.dice.choice(stage.world.home.seats)
     with stage.trouble([seat]):
         seat.kill()
+        seat.lines.slow(SLOWED)
         seat.begin()
-        stage.hold(stage.dice.uniform(*STARTING))
+        wait_until(lambda: _is_syncing(seat), f"{seat.name} takes in what it missed")
+        stage.hold(stage.dice.uniform(0, SLOWED))
         seat.kill()
+        seat.lines.restore()
         seat.start()
 
 
-def clock_off(stage: Stage) -> None:
-    """A sidecar lives for a while with a clock that is three seconds off, and is cut off in it,
-    for what is done by the clock in an outage.
+def _is_syncing(seat: Seat) -> bool:
+    try:
+        feed = seat.sidecar.status()["feed"]
+    except httpx.HTTPError:  # not yet
+        return False
+    if feed["live"]:
+        raise AssertionError(f"{seat.name} was in sync before it could be killed")
+    return bool(feed["entries"]["synced"])
+
+
+def restart_in_an_outage(stage: Stage) -> None:
+    """A sidecar, or all, are ended while they are cut off, some by kill -9, and the next lives
+    begin without a store. What both let through is to be looked at again.
     """
-    seat = stage.dice.choice(stage.world.home.seats)
-    ahead = stage.dice.choice([-CLOCK_OFF, CLOCK_OFF])
-    with stage.trouble([seat]):
-        seat.stop()
-        seat.start(ahead=ahead)
-        wait_until(seat.is_connected, f"{seat.name} is connected")
+    seats = stage.some_seats()
+    with stage.trouble(seats):
+        for seat in seats:
+            seat.lines.cut()
+        with stage.trouble(seats, blind=True):
+            stage.hold(ONE_WAY)
+            for seat in seats:
+                stage.dice.choice([seat.kill, seat.stop])()
+                seat.start()
+            stage.hold(stage.dice.uniform(0, ONE_WAY))
+        for seat in seats:
+            seat.lines.restore()
+
+
+def clocks_off(stage: Stage) -> None:
+    """Two sidecars live for a while with clocks that are three seconds off, one ahead and one
+    behind, and are cut off in it, for what is done by the clock in an outage.
+    """
+    seats = stage.dice.sample(stage.world.home.seats, 2)
+    off = dict(zip(seats, (-CLOCK_OFF, CLOCK_OFF), strict=True))
+    with stage.trouble(seats):
+        for seat in seats:
+            seat.stop()
+            seat.start(ahead=off[seat])
+        for seat in seats:
+            wait_until(seat.is_connected, f"{seat.name} is connected")
     stage.hold(ONE_WAY)
-    with stage.trouble([seat]):
-        seat.lines.cut()
+    with stage.trouble(seats):
+        for seat in seats:
+            seat.lines.cut()
         stage.hold(ONE_WAY)
-        written = datetime.fromisoformat(seat.audit()[-1]["time"]).timestamp()
-        seat.lines.restore()
-    off = written - time.time()
+        for seat in seats:
+            _check_clock(seat, off[seat])
+            seat.lines.restore()
+
+
+def _check_clock(seat: Seat, ahead: float) -> None:
+    """By the audit, to which something is written all the time while it is cut off."""
+    off = datetime.fromisoformat(seat.audit()[-1]["time"]).timestamp() - time.time()
     if abs(off - ahead) > CLOCK_OFF / 2:
         raise AssertionError(f"{seat.name}'s clock is {off:.1f} s off, which should be {ahead}")
 
@@ -259,6 +300,7 @@ FAULTS = [
     Fault("flush all", flush_all, needs_feed=True),
     Fault("trim the stream", trim_the_stream, needs_feed=True),
     Fault("restart mid-sync", restart_mid_sync),
-    Fault("clock off", clock_off, opens=True),
+    Fault("restart in a cut", restart_in_an_outage, opens=True),
+    Fault("clocks off", clocks_off, opens=True),
     Fault("part regions", part_the_regions, prepare=join_two_regions, needs_relay=True),
 ]

@@ -1,9 +1,10 @@
 """A scenario: traffic, a fault in it, the recovery, and all that is needed for the judgement."""
 
+import math
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -15,13 +16,14 @@ from chaos.oracle import (
     PATIENCE,
     RECONCILED_WITHIN,
     RELAY_LAG,
+    SUBSCRIBED_WITHIN,
     Finding,
     Promises,
     judge,
     let_through,
-    reconciliations,
+    outstanding,
 )
-from chaos.traffic import Traffic, sweep
+from chaos.traffic import Feeds, Traffic, sweep
 from chaos.world import HAS_FEED, Lines, Region, Seat, World
 
 from authz.audit import fields as audit_fields
@@ -153,6 +155,8 @@ class Outcome:
     through: int = 0
     """Distinct tokens that were failed open for by sidecars that still run."""
     reconciled: int = 0
+    live: float = 0.0
+    """Seconds from the recovery until the last feed was live again."""
     findings: list[Finding] = field(default_factory=list)
     error: str = ""
     """The harness or the cluster failed, or nothing was proved."""
@@ -190,11 +194,14 @@ def _perform(fault: Fault, stage: Stage) -> Outcome:
         struck = len(ledger.answers)
         fault.strike(stage)
         due = _due(stage, began)
-        settled = sweep(world.seats, due, ledger, until=stage.recovered + PATIENCE)
+        feeds = Feeds(world.seats, until=stage.recovered + SUBSCRIBED_WITHIN)
+        with feeds:
+            settled = sweep(world.seats, due, ledger, until=stage.recovered + PATIENCE)
         time.sleep(max(0.0, stage.recovered + PATIENCE - time.monotonic()))
         stage.run_afterwards()
     _ask_all_again(stage, began)
     evidence = _gather(stage, began)
+    evidence.live, evidence.subscribed = feeds.live, feeds.subscribed
     outcome = _outcome(fault, evidence, ledger, settled)
     outcome.findings = judge(evidence, PROMISES)
     outcome.error = _nothing_proved(fault, evidence, struck)
@@ -248,14 +255,15 @@ def _read_audits(world: World, evidence: Evidence) -> None:
 
 def _wait_reconciled(world: World, evidence: Evidence) -> None:
     """As long as it may take. What is not there by then is the oracle's affair."""
-    through = let_through(evidence)
     until = evidence.recovered + RECONCILED_WITHIN
-    while time.monotonic() < until:
-        reconciled = reconciliations(evidence)
-        if all(tokens <= reconciled[sidecar].keys() for sidecar, tokens in through.items()):
-            return
+    while time.monotonic() < until and any(map(_left, outstanding(evidence).values())):
         time.sleep(0.1)
         _read_audits(world, evidence)
+
+
+def _left(tokens: Mapping[str, int]) -> int:
+    """How many of one sidecar's tokens have requests that no re-check speaks of."""
+    return sum(requests > 0 for requests in tokens.values())
 
 
 def _missing(region: Region, ledger: Ledger) -> list[str]:
@@ -272,7 +280,8 @@ def _outcome(fault: Fault, evidence: Evidence, ledger: Ledger, settled: float | 
         if record["event"] == "fail_open"
     }
     passed = [answer for answer in evidence.answers if answer.decision == FAIL_OPEN]
-    through, reconciled = let_through(evidence), reconciliations(evidence)
+    through = let_through(evidence)
+    open_tokens = sum(map(_left, outstanding(evidence).values()))
     return Outcome(
         fault.name,
         seconds=time.monotonic() - evidence.began,
@@ -290,9 +299,8 @@ def _outcome(fault: Fault, evidence: Evidence, ledger: Ledger, settled: float | 
         fail_opens=len(passed),
         recorded=sum(answer.request_id in ids for answer in passed),
         through=sum(map(len, through.values())),
-        reconciled=sum(
-            len(tokens & reconciled[sidecar].keys()) for sidecar, tokens in through.items()
-        ),
+        reconciled=sum(map(len, through.values())) - open_tokens,
+        live=max(evidence.live.values(), default=math.inf) - evidence.recovered,
     )
 
 

@@ -1,5 +1,6 @@
 """The outcomes as a table, for people."""
 
+import math
 from collections.abc import Sequence
 
 from chaos.oracle import Promises
@@ -8,11 +9,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-HEADINGS = ("s", "revoked", "failed", "checks", "settled", "wrong", "fail-opens", "tokens")
+HEADINGS = ("s", "revoked", "failed", "checks", "live", "settled", "wrong", "fail-opens", "tokens")
 
 LEGEND = """\
 s: seconds of the whole scenario. revoked: acknowledged revocations in it; failed: attempts that \
 were not.
+live: how long after the recovery the last feed was live again.
 settled: how long after the recovery the last revoked token passed somewhere. wrong: refusals of \
 tokens that nobody revoked.
 fail-opens: answers = on record. tokens: failed open for = reconciled."""
@@ -48,6 +50,7 @@ def _figures(outcome: Outcome, promises: Promises) -> list[str]:
         f"{outcome.acknowledged:,}",
         f"{outcome.failed:,}",
         f"{outcome.checks:,}",
+        f"{max(0, outcome.live) * 1000:.0f} ms" if math.isfinite(outcome.live) else "never",
         settled,
         str(outcome.wrong),
         f"{outcome.fail_opens:,} = {outcome.recorded:,}",
@@ -69,5 +72,10 @@ def _reasons(outcomes: Sequence[Outcome]) -> list[Text]:
     return [
         Text(f"{outcome.fault}: {what}", style="red")
         for outcome in outcomes
-        for what in (*map(str, outcome.findings), *filter(None, [outcome.error]))
+        for what in reasons(outcome)
     ]
+
+
+def reasons(outcome: Outcome) -> list[str]:
+    """What is wrong, a line each."""
+    return [*map(str, outcome.findings), *filter(None, [outcome.error])]

@@ -47,6 +47,9 @@ SWEEP_LIMIT = 30.0
 """Seconds for one sidecar and every revocation of a scenario; it should take one."""
 SWEEP_PAUSE = 0.02
 
+LOOK_PAUSE = 0.1
+"""Seconds between two looks at a sidecar's `/status`."""
+
 _request_ids = count(1)
 
 
@@ -229,6 +232,41 @@ def together(actions: Sequence[Callable[[], None]]) -> None:
     with ThreadPoolExecutor(len(actions)) as pool:
         for done in [pool.submit(action) for action in actions]:
             done.result()
+
+
+class Feeds:
+    """Watches, inside a `with` block, when each sidecar's feed is in order again; the block's end
+    waits for all of them, or for `until`.
+    """
+
+    def __init__(self, seats: Sequence[Seat], *, until: float) -> None:
+        self.live: dict[str, float] = {}
+        self.subscribed: dict[str, float] = {}
+        """Sidecar to when that was first seen."""
+        self._until = until
+        self._pool = ThreadPoolExecutor(len(seats))
+        self._seats = seats
+
+    def __enter__(self) -> Self:
+        self._watching = [self._pool.submit(self._watch, seat) for seat in self._seats]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+        for done in self._watching:
+            done.result()
+
+    def _watch(self, seat: Seat) -> None:
+        while time.monotonic() < self._until:
+            live, subscribed = seat.follows()
+            now = time.monotonic()
+            if live:
+                self.live.setdefault(seat.name, now)
+            if subscribed:
+                self.subscribed.setdefault(seat.name, now)
+            if seat.name in self.live and seat.name in self.subscribed:
+                return
+            time.sleep(LOOK_PAUSE)
 
 
 class Traffic:

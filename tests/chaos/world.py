@@ -7,8 +7,10 @@ host by which it came. So whoever enters by 127.0.1.1 is sent to 127.0.1.1 only,
 proxy on the port of each node, and whoever enters by 127.0.0.1 to the nodes themselves.
 """
 
+import json
 import os
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import count
@@ -80,12 +82,17 @@ class Lines:
         for proxy in self._proxies:
             proxy.block(direction)
 
+    def slow(self, seconds: float) -> None:
+        """Hold all that comes from the nodes this long, piece by piece, until `restore`."""
+        for proxy in self._proxies:
+            proxy.delay(seconds, "to_client")
+
     def restore(self) -> None:
         for proxy in self._proxies:
             proxy.restore()
 
 
-@dataclass
+@dataclass(eq=False)
 class Seat:
     """A sidecar's place: it may be killed and started again, and then begins a new life."""
 
@@ -124,7 +131,9 @@ class Seat:
         """Begin the next life; it is ready on return."""
         self.begin(ahead=ahead)
         self.sidecar.process.wait_ready(self.sidecar.is_ready)
-        self.lives[-1] = self.lives[-1]._replace(ready=time.monotonic())
+        ready = time.monotonic()
+        instance = self.sidecar.status()["audit"]["instance"]
+        self.lives[-1] = self.lives[-1]._replace(ready=ready, instance=instance)
         self._memory = max(self._memory, self._resident())
 
     def kill(self) -> None:
@@ -144,21 +153,31 @@ class Seat:
         return GrpcAsker(self.sidecar.address)
 
     def is_connected(self) -> bool:
-        """Whether it says that the store is in order."""
-        store = self.sidecar.status()["store"]
-        return bool(store["connected"]) and all(
-            node["state"] == "closed" for node in store["nodes"].values()
+        """Whether it says that the store and the feed are in order."""
+        status = self.sidecar.status()
+        store = status["store"]
+        return (
+            bool(store["connected"])
+            and all(node["state"] == "closed" for node in store["nodes"].values())
+            and (not HAS_FEED or all(_follows(status["feed"])))
         )
+
+    def follows(self) -> tuple[bool, bool]:
+        """Whether its feed is live, and whether it is subscribed, by its own word."""
+        return _follows(self.sidecar.status()["feed"])
 
     def mark(self) -> None:
         """A scenario begins: what it uses and writes from here on counts."""
         self._memory = self._resident()
-        self._read_to = len(self.sidecar.audit())
+        path = self.sidecar.audit_path
+        self._read_to = path.stat().st_size if path.exists() else 0
         self._log_length = len(self.sidecar.log_text())
 
     def audit(self) -> list[dict[str, Any]]:
-        """What its audit got since `mark`."""
-        return self.sidecar.audit()[self._read_to :]
+        """What its audit got since `mark`, of all events."""
+        path = self.sidecar.audit_path
+        new = path.read_bytes()[self._read_to :] if path.exists() else b""
+        return [json.loads(line) for line in new[: new.rfind(b"\n") + 1].splitlines()]
 
     def process(self) -> Process:
         running = self.sidecar.process.running
@@ -178,6 +197,11 @@ class Seat:
         status = Path(f"/proc/{self.sidecar.process.pid}/status").read_text()
         (line,) = (line for line in status.splitlines() if line.startswith("VmRSS:"))
         return int(line.split()[1]) / 1024
+
+
+def _follows(feed: Mapping[str, Any]) -> tuple[bool, bool]:
+    """Of the part of `/status` that tells of the feed."""
+    return bool(feed["live"]), feed["subscription"]["node"] is not None
 
 
 class Region:
