@@ -13,24 +13,13 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "authz"
 
+PURE_REVOCATION = (
+    "record", "entry", "store", "outage", "cache", "versions", "steady", "cutoffs", "filter",
+    "knowledge", "feed/position", "feed/figures",
+)  # fmt: skip
 PURE_FILES = [
     *sorted(PACKAGE.glob("check/*.py")),
-    *(
-        PACKAGE / "revocation" / f"{name}.py"
-        for name in (
-            "cache",
-            "cutoffs",
-            "entry",
-            "filter",
-            "knowledge",
-            "outage",
-            "record",
-            "steady",
-            "store",
-            "versions",
-        )
-    ),
-    *(PACKAGE / "revocation/feed" / f"{name}.py" for name in ("figures", "position")),
+    *(PACKAGE / "revocation" / f"{name}.py" for name in PURE_REVOCATION),
     *sorted(PACKAGE.glob("envoy_api/http2/*.py")),
     *(PACKAGE / "audit" / f"{name}.py" for name in ("chain", "instant", "ledger", "pending")),
 ]

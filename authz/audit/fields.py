@@ -7,6 +7,8 @@ beside this file is the same list for readers, and a test compares the two with 
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
+from authz.observe.redact import redact_text
+
 VERSION = 2
 """Of the format. Adding a field leaves it; removing one, or changing what one means, does not. 2
 brought the chain (`prev`), which no verifier may do without."""
@@ -26,6 +28,12 @@ MAX_PATH = 1024
 
 CUT = "\u2026"
 """Stands at the end of a text that was longer."""
+
+
+def bounded(text: str, most: int = MAX_TEXT) -> str:
+    """The text as a record may hold it: masked where it looks like a token, and cut."""
+    text = redact_text(text)
+    return text if len(text) <= most else text[: most - len(CUT)] + CUT
 
 
 def _means(meaning: str) -> Any:

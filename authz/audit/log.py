@@ -27,10 +27,9 @@ import structlog
 
 from authz.audit import chain, instant
 from authz.audit.chain import Head
-from authz.audit.fields import CUT, MAX_PATH, MAX_TEXT, VERSION, Entry, Stamp
+from authz.audit.fields import MAX_PATH, VERSION, Entry, Stamp, bounded
 from authz.audit.file import AuditFile
 from authz.observe import events
-from authz.observe.redact import redact_text
 from authz.settings import AuditSettings
 
 QUEUE_RECORDS = 1024
@@ -371,16 +370,11 @@ def _encode(entry: Entry) -> str:
     for one in fields(entry):
         value = getattr(entry, one.name)
         if one.name == "path":
-            value = _bounded(re.split("[?#]", value, maxsplit=1)[0], MAX_PATH)
+            value = bounded(re.split("[?#]", value, maxsplit=1)[0], MAX_PATH)
         elif isinstance(value, str):
-            value = _bounded(value, MAX_TEXT)
+            value = bounded(value)
         values[one.name] = value
     return _json(values)[1:]
-
-
-def _bounded(text: str, most: int) -> str:
-    text = redact_text(text)
-    return text if len(text) <= most else text[: most - len(CUT)] + CUT
 
 
 def _object(stamp: Stamp) -> str:

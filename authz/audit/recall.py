@@ -12,9 +12,9 @@ from authz.audit.ledger import Ledger
 from authz.audit.pending import LetThrough
 
 RECALL_BYTES = 16 * 1024 * 1024
-"""Of the end of the file that are read: some 20,000 records of 800 bytes, as many as `Pending`
-holds tokens. Half a second, at the start only. What lies before, or in a renamed file, is for
-`authz audit reconcile`."""
+"""Of the end of the file that are read: 20,000 to 30,000 records of 560 to 800 bytes, so as many as
+`Pending` holds tokens. A second of a thread's, at the start only. What lies before, or in a renamed
+file, is for `authz audit reconcile`."""
 
 
 def recall(

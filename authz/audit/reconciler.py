@@ -199,18 +199,17 @@ class Reconciler:
         if isinstance(traces, Unavailable):
             self._waiting_for = f"store: {traces.cause}"
             return
-        records = [conclude(token, trace) for token, trace in zip(tokens, traces, strict=True)]
-        while records:
-            chunk = records[:WRITE]
-            written = await asyncio.gather(*(self._record(record) for record in chunk))
-            self._count([one for one, done in zip(chunk, written, strict=True) if done])
+        for start in range(0, len(traces), WRITE):
+            chunk = list(zip(tokens[:WRITE], traces[start : start + WRITE], strict=True))
+            records = [conclude(token, trace) for token, trace in chunk]
+            written = await asyncio.gather(*(self._record(record) for record in records))
+            self._count([one for one, done in zip(records, written, strict=True) if done])
             tokens[:WRITE] = [
-                token for token, done in zip(tokens, written, strict=False) if not done
+                token for (token, _), done in zip(chunk, written, strict=True) if not done
             ]
             if not all(written):
                 self._waiting_for = "audit"
                 return
-            del records[:WRITE]
 
     async def _record(self, record: Reconciled) -> bool:
         return not self._audit.enabled or await self._audit.record(record, patient=True)

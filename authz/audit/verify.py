@@ -49,7 +49,7 @@ class _Last:
 class Verification:
     """Reads files of one audit, the oldest first, and collects what is wrong.
 
-    Remembers the hash of every line, about 150 bytes, a fifth of what a record takes in the file.
+    Remembers the hash of every line, about 110 bytes, a fifth of what a record takes in the file.
     """
 
     def __init__(self, heads: Iterable[Head] = ()) -> None:

@@ -42,7 +42,7 @@ def verify(files: tuple[Path, ...], heads: tuple[Head, ...]) -> int:
     """Check that FILES (of one audit, the oldest first) are whole.
 
     Lines that are torn, changed, removed or out of order are each located. Exit code 0: whole, 1:
-    not. Lines cut off at the very end are missed only where --head says what was there: a sidecar
+    not. Lines cut off at the very end show only against --head, the end of the chain: a sidecar
     tells it as `audit.head` in /status and, when it stops, in its log (event `audit_closed`).
     Lines cut off at the beginning look like older files that were deleted.
 

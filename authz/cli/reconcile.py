@@ -34,7 +34,7 @@ PAUSE = 0.5
 @dataclass(frozen=True, slots=True)
 class _Findings:
     records: Sequence[Reconciled]
-    unanswered: int
+    unanswered: Sequence[LetThrough]
     """Tokens that the store said nothing about."""
     cause: str
     skipped: int
@@ -42,12 +42,13 @@ class _Findings:
 
     def summary(self) -> dict[str, Any]:
         return {
-            "tokens": len(self.records) + self.unanswered,
-            "requests": sum(one.requests for one in self.records),
+            "tokens": len(self.records) + len(self.unanswered),
+            "requests": sum(one.requests for one in self.records)
+            + sum(token.times.total for token in self.unanswered),
             "revoked": sum(one.was_revoked for one in self.records),
             "requests_after": sum(one.requests_after for one in self.records),
             "unknown": sum(one.evidence == "expired" for one in self.records),
-            "unanswered": self.unanswered,
+            "unanswered": len(self.unanswered),
             "skipped_lines": self.skipped,
         }
 
@@ -100,14 +101,16 @@ async def _reconcile(settings: Settings, ledger: Ledger) -> _Findings:
             "store.url is memory://, which only the sidecar itself can reach; use redis://"
         )
     records: list[Reconciled] = []
-    unanswered, cause = 0, ""
+    unanswered: list[LetThrough] = []
+    cause = ""
     deadline = time.monotonic() + PATIENCE
     try:
         await store.connect()
         for bucket, tokens in sorted(by_bucket.items()):
             traces = await _trace(store, bucket, [token.ref for token in tokens], deadline)
             if isinstance(traces, Unavailable):
-                unanswered, cause = unanswered + len(tokens), traces.cause
+                unanswered += tokens
+                cause = traces.cause
                 continue
             records += [
                 conclude(token, _better(trace, ledger.finding(token.ref)))
@@ -152,7 +155,7 @@ def _print(findings: _Findings) -> None:
             f"{told['unknown']} token(s) expired long ago: whether they were revoked is forgotten"
         )
     if findings.unanswered:
-        print(f"{findings.unanswered} token(s) could not be asked about: {findings.cause}")
+        print(f"{len(findings.unanswered)} token(s) could not be asked about: {findings.cause}")
     if findings.skipped:
         print(f"{findings.skipped} line(s) are no records; authz audit verify says which")
 

@@ -86,6 +86,9 @@ BREAKER_CLOSED: Final = _event("breaker_closed", "a node answered a probe: check
 FEED_SYNCING: Final = _event(
     "feed_syncing", "reading all revocations of these buckets, and why: start, or what was missing"
 )
+FEED_READING: Final = _event(
+    "feed_reading", "still reading: buckets left, and revocations read since the start"
+)
 FEED_SYNCED: Final = _event(
     "feed_synced", "all revocations of these buckets are known: how many were read, in what time"
 )

@@ -35,12 +35,12 @@ class Revocations:
     def use(
         self,
         store: RevocationStore,
-        remembers: Callable[[int], Awaitable[bool]] | None = None,
+        remembers: Callable[[int, float], Awaitable[bool]] | None = None,
     ) -> None:
         """The store to ask. Separate from the constructor because the store reports to `learn`.
 
         `remembers` says of a bucket whether the store still has all that the filter was told of
-        it; without it that is not asked.
+        it, within `store.timeout` from a moment (`monotonic`); without it that is not asked.
         """
         self._store: RevocationStore = store
         self._remembers = remembers
@@ -54,7 +54,8 @@ class Revocations:
         `store.timeout`. Never raises. `last`: what this said of the same token the time before,
         as for `Knowledge.recall`.
         """
-        known = self._knowledge.recall(ref, now, self._monotonic(), last)
+        asked_at = self._monotonic()
+        known = self._knowledge.recall(ref, now, asked_at, last)
         if known is not None:
             return known
         asked = self._in_flight.get(ref)
@@ -68,16 +69,18 @@ class Revocations:
             asked = asyncio.ensure_future(answer)
             self._in_flight[ref] = asked
             asked.add_done_callback(lambda done: self._settled(ref, done))
-        return self._answer(ref, asked)
+        return self._answer(ref, asked, asked_at)
 
-    async def _answer(self, ref: TokenRef, asked: asyncio.Future[Answer]) -> Finding:
+    async def _answer(
+        self, ref: TokenRef, asked: asyncio.Future[Answer], asked_at: float
+    ) -> Finding:
         # Shielded: a client that goes away must not take the answer from those who share it.
         answer = await asyncio.shield(asked)
         if (
             isinstance(answer, Clear)
             and self._remembers is not None
             and self._knowledge.suspects(ref)
-            and not await self._remembers(ref.bucket)
+            and not await self._remembers(ref.bucket, asked_at)
         ):
             # Most probably the token isn't revoked, and the filter is wrong. But a store that was
             # emptied a moment ago says so, too.

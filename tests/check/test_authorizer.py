@@ -24,11 +24,19 @@ from authz.check.policy import RoutePolicies
 from authz.check.request import CheckRequest
 from authz.check.token import Identity
 from authz.check.verdict import Decision, Reason, Verdict
-from authz.revocation.record import Clear, Finding, Revoked, TokenRef, Unavailable
+from authz.revocation.record import (
+    Clear,
+    Finding,
+    PossiblyRevoked,
+    Revoked,
+    TokenRef,
+    Unavailable,
+)
 from support import jwks
 from support.jwks import b64, rsa_key, sign
 
 REVOKED = Revoked(until=NOW + 1000)
+POSSIBLY = PossiblyRevoked()
 TIMEOUT = Unavailable("timeout")
 BAD_ROUTE = {"authz.mode": "perhaps"}
 
@@ -101,7 +109,11 @@ def test_a_revoked_token_is_denied_without_a_task() -> None:
 
 
 async def test_what_the_store_has_to_be_asked_is_awaited() -> None:
-    for finding, expected in ((Clear(), Reason.OK), (REVOKED, Reason.TOKEN_REVOKED)):
+    for finding, expected in (
+        (Clear(), Reason.OK),
+        (REVOKED, Reason.TOKEN_REVOKED),
+        (POSSIBLY, Reason.POSSIBLY_REVOKED),
+    ):
         pipeline = Pipeline(finding, later=True)
         answer = pipeline.authorizer.check(good_request())
         assert not isinstance(answer, Verdict)
@@ -121,10 +133,15 @@ def test_a_misconfigured_route_is_told_before_any_credential_is_looked_at() -> N
     assert pipeline.store.asked == []
 
 
-def test_revocation_comes_before_policy() -> None:
-    """A revoked token learns nothing about the route."""
-    verdict = Pipeline(REVOKED).at_once(good_request(scopes="admin"))
-    assert verdict.reason is Reason.TOKEN_REVOKED
+@pytest.mark.parametrize(
+    ("finding", "reason"),
+    [(REVOKED, Reason.TOKEN_REVOKED), (POSSIBLY, Reason.POSSIBLY_REVOKED)],
+    ids=["revoked", "possibly revoked"],
+)
+def test_revocation_comes_before_policy(finding: Finding, reason: Reason) -> None:
+    """A revoked token learns nothing about the route, nor does one that probably is."""
+    assert Pipeline(finding).at_once(good_request(scopes="admin")).reason is reason
+    assert Pipeline(finding).at_once(good_request(audience="billing")).reason is reason
 
 
 def test_a_policy_that_is_not_met_denies_with_the_holder_known() -> None:
@@ -158,7 +175,7 @@ ATTACKS = {
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-@pytest.mark.parametrize("finding", [Clear(), REVOKED, TIMEOUT], ids=repr)
+@pytest.mark.parametrize("finding", [Clear(), REVOKED, POSSIBLY, TIMEOUT], ids=repr)
 async def test_the_store_is_not_asked_about_a_token_that_was_not_verified(
     attack: str, finding: Finding
 ) -> None:
@@ -281,6 +298,32 @@ async def test_failing_closed_is_said_by_the_route_or_for_all(
     assert bool(pipeline.recorder.records) == (decision is Decision.FAIL_OPEN)
 
 
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize("on_route", [None, "open", "closed"])
+async def test_what_is_possibly_revoked_is_refused_whatever_the_fail_mode(
+    on_route: str | None, later: bool
+) -> None:
+    """With 401, as what is revoked, and nothing of it is a fail-open."""
+    pipeline = Pipeline(POSSIBLY, later=later)
+    extensions = {} if on_route is None else {"fail_mode": on_route}
+    verdict = await pipeline.check(good_request(**extensions))
+    assert outcome(verdict) == (Decision.DENY, Reason.POSSIBLY_REVOKED)
+    assert verdict.reason.value.status == 401
+    assert verdict.identity is not None
+    assert pipeline.recorder.records == []
+
+
+def test_a_token_that_was_possibly_revoked_is_looked_up_anew_each_time() -> None:
+    """Nothing about it stays: once the store says that it is good, it is."""
+    pipeline, text = Pipeline(POSSIBLY), good_token()
+    request = http_request(token=text)
+    assert pipeline.at_once(request).reason is Reason.POSSIBLY_REVOKED
+    pipeline.store.finding = Clear()
+    assert outcome(pipeline.at_once(request)) == ALLOWED
+    pipeline.store.finding = POSSIBLY
+    assert pipeline.at_once(request).reason is Reason.POSSIBLY_REVOKED
+
+
 # Keys that aren't known yet
 
 
@@ -292,7 +335,7 @@ async def test_an_unknown_key_is_fetched_and_the_token_looked_at_again() -> None
     assert keys.refetches == 1
 
 
-@pytest.mark.parametrize("finding", [Clear(), REVOKED, TIMEOUT], ids=repr)
+@pytest.mark.parametrize("finding", [Clear(), REVOKED, POSSIBLY, TIMEOUT], ids=repr)
 @pytest.mark.parametrize("later", [False, True])
 async def test_a_token_of_a_fetched_key_goes_through_the_remaining_guards(
     finding: Finding, later: bool
@@ -300,8 +343,13 @@ async def test_a_token_of_a_fetched_key_goes_through_the_remaining_guards(
     keys = FakeKeys(None, fetched=public_keys((rsa_key(), KID)))
     pipeline = Pipeline(finding, later=later, keys=keys)
     verdict = await pipeline.check(good_request(fail_mode="closed"))
-    expected = {Clear: Reason.OK, Revoked: Reason.TOKEN_REVOKED}
-    assert verdict.reason is expected.get(type(finding), Reason.STORE_UNAVAILABLE)
+    expected = {
+        Clear: Reason.OK,
+        Revoked: Reason.TOKEN_REVOKED,
+        PossiblyRevoked: Reason.POSSIBLY_REVOKED,
+        Unavailable: Reason.STORE_UNAVAILABLE,
+    }
+    assert verdict.reason is expected[type(finding)]
     assert len(pipeline.store.asked) == 1
 
 
@@ -379,7 +427,7 @@ extensions = st.dictionaries(
 @given(
     st.lists(values | values.map("Bearer {}".format), max_size=2).map(tuple),
     extensions,
-    st.sampled_from([Clear(), REVOKED, TIMEOUT]),
+    st.sampled_from([Clear(), REVOKED, POSSIBLY, TIMEOUT]),
 )
 async def test_nobody_without_a_good_token_is_more_than_anonymous(
     authorization: tuple[str, ...], extensions: Mapping[str, str], finding: Finding
@@ -394,7 +442,12 @@ async def test_nobody_without_a_good_token_is_more_than_anonymous(
         assert verdict.reason is Reason.ANONYMOUS
 
 
-@given(extensions, st.sampled_from([Clear(), REVOKED, TIMEOUT]), st.booleans(), st.booleans())
+@given(
+    extensions,
+    st.sampled_from([Clear(), REVOKED, POSSIBLY, TIMEOUT]),
+    st.booleans(),
+    st.booleans(),
+)
 async def test_a_good_token_passes_exactly_where_the_table_says(
     extensions: dict[str, str], finding: Finding, later: bool, audit_works: bool
 ) -> None:
@@ -411,7 +464,7 @@ async def test_a_good_token_passes_exactly_where_the_table_says(
         extensions.get("authz.scopes", "read") == "read"
         and extensions.get("authz.audience", "api") == "api"
     )
-    if not usable or not met or isinstance(finding, Revoked):
+    if not usable or not met or isinstance(finding, Revoked | PossiblyRevoked):
         expected = Decision.DENY
     elif isinstance(finding, Clear):
         expected = Decision.ALLOW

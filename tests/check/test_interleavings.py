@@ -2,8 +2,8 @@
 
 Checks remember a lot: the token, its verdict and answer, that it was not revoked a moment ago.
 Here tokens of several users are checked on several routes, with and without forged headers, while
-revocations arrive, the store answers late or not at all, keys are rotated and the clock is set
-forward and back.
+revocations arrive, the feed is live or isn't, the store answers late or not at all or loses its
+history, keys are rotated and the clock is set forward and back.
 """
 
 import asyncio
@@ -19,7 +19,16 @@ from check.fakes import (
     make_verifier,
     public_keys,
 )
-from check.model import LEEWAY, Learnt, Model, Token, conclude, plain_answer
+from check.model import (
+    LEEWAY,
+    Heard,
+    Learnt,
+    Lost,
+    Model,
+    Token,
+    conclude,
+    plain_answer,
+)
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -28,6 +37,7 @@ from hypothesis.stateful import (
     invariant,
     rule,
 )
+from revocation.entries import cutoff_entry, token_entry
 
 from authz.check.authorizer import Authorizer
 from authz.check.claims import identity_of
@@ -38,9 +48,20 @@ from authz.check.verdict import Decision, Verdict, deny
 from authz.envoy_api import check_pb2 as pb
 from authz.envoy_api.codec import encode
 from authz.envoy_api.service import CheckService
-from authz.revocation.cache import RevocationCache
-from authz.revocation.record import Clear, Finding, Revoked, TokenRef, Unavailable
+from authz.revocation.filter import Presence
+from authz.revocation.knowledge import Knowledge
+from authz.revocation.record import (
+    ANY_USER,
+    POSSIBLY_REVOKED,
+    Answer,
+    Clear,
+    Finding,
+    Revoked,
+    TokenRef,
+    Unavailable,
+)
 from authz.revocation.store import Acknowledgement, TokenRevocation, UserRevocation
+from authz.revocation.versions import slot_of
 from authz.revocation.view import Revocations
 from support.jwks import ISSUER, PrivateKey, ec_key, rsa_key, sign
 
@@ -85,15 +106,20 @@ class Pending:
     task: "asyncio.Task[bytes]"
 
 
+NAMES = {name for token in TOKENS for name in (token.ref.user, token.ref.token)}
+SHARED = len({slot_of(name) for name in NAMES}) < len(NAMES)
+"""Two of them share a counter by chance, so that what is learnt of one concerns both."""
+
+
 class Store:
     """Answers a look-up when and as it is told."""
 
     def __init__(self) -> None:
-        self.at_once: Finding | None = None
-        self.asked: list[tuple[TokenRef, asyncio.Future[Finding]]] = []
+        self.at_once: Answer | None = None
+        self.asked: list[tuple[TokenRef, asyncio.Future[Answer]]] = []
         self.questions = 0
 
-    def find(self, ref: TokenRef) -> Finding | Awaitable[Finding]:
+    def find(self, ref: TokenRef) -> Answer | Awaitable[Answer]:
         self.questions += 1
         if self.at_once is not None:
             return self.at_once
@@ -125,7 +151,16 @@ forged_headers = st.lists(st.sampled_from(FORGED), unique=True)
 untils = st.sampled_from([NOW + 0.5, NOW + 1.0, NOW + 3.0, NOW + 1000.0])
 cutoffs = st.sampled_from([NOW - 99.0, NOW - 40.0, NOW + 1.0])
 revocations = st.builds(Revoked, untils, st.none() | cutoffs)
+heard = st.sampled_from(["token", "token", "token of any user", "cut-off"])
 unavailable = st.just(Unavailable("timeout"))
+
+
+Happening = Revoked | tuple[str, float, float, bool] | str
+happenings: st.SearchStrategy[Happening] = st.one_of(
+    revocations,
+    st.tuples(heard, untils, cutoffs, st.booleans()),
+    st.sampled_from(["live", "later", "lost"]),
+)
 
 
 class Interleavings(RuleBasedStateMachine):
@@ -146,6 +181,7 @@ class Interleavings(RuleBasedStateMachine):
     @initialize(negative_ttl=st.sampled_from([1.0, 1.0, 4.0, 0.0]), room=st.sampled_from([100, 2]))
     def start(self, negative_ttl: float, room: int) -> None:
         self.now = float(NOW)
+        self.monotonic = 100.0
         self.model = Model(negative_ttl)
         self.store = Store()
         self.store.at_once = Clear()
@@ -154,7 +190,10 @@ class Interleavings(RuleBasedStateMachine):
         self.recorder = FakeRecorder()
         self.keys_are_rotated(BOTH, audit_works=True)
         # Room for all revocations: what is pushed out is forgotten, and that has its own tests.
-        self.view = Revocations(RevocationCache(100, negative_ttl), lambda: self.now)
+        self.knowledge = Knowledge(
+            revocations=100, negative_ttl=negative_ttl, false_positives=1e-9, buckets=16
+        )
+        self.view = Revocations(self.knowledge, lambda: self.now, lambda: self.monotonic)
         self.view.use(self.store)
         authorizer = Authorizer(
             credentials=CredentialFinder(["header:authorization", "cookie:__Host-access"]),
@@ -170,7 +209,9 @@ class Interleavings(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.25, 0.5, 1.0, 5.0, -0.25, -0.5, -1.0, -5.0]))
     def the_clock_goes(self, seconds: float) -> None:
+        """The one that can be set, back too; the other one only goes on."""
         self.now = max(NOW - 6.0, self.now + seconds)
+        self.monotonic += max(0.25, seconds)
 
     @rule(
         kids=st.sampled_from([BOTH, BOTH, BOTH, {"old"}, {"new"}, set()]), audit_works=st.booleans()
@@ -183,20 +224,53 @@ class Interleavings(RuleBasedStateMachine):
 
     @rule(token=tokens, finding=revocations)
     def a_revocation_arrives(self, token: Token, finding: Revoked) -> None:
-        """By a feed, or by an answer that came too late for who asked."""
+        """By an answer that came too late for who asked."""
         self.learn(token.ref, finding)
 
+    @rule(token=tokens, what=heard, until=untils, before=cutoffs, just_now=st.booleans())
+    def the_feed_tells(
+        self, token: Token, what: str, until: float, before: float, just_now: bool
+    ) -> None:
+        ref = token.ref
+        if what == "cut-off":
+            entry, told = cutoff_entry(ref, before), Heard(ref.user, "", before, just_now, self.now)
+        else:
+            any_user = what == "token of any user"
+            entry = token_entry(ref, until, any_user=any_user)
+            user = ANY_USER if any_user else ref.user
+            told = Heard(user, ref.token, until, just_now, self.now)
+        self.knowledge.hear(entry, self.now, just_now=just_now)
+        self.model.events.append(told)
+
+    @rule(token=tokens, just_now=st.booleans())
+    def the_feed_tells_of_the_token(self, token: Token, just_now: bool) -> None:
+        self.latest = token
+        self.the_feed_tells(token, "token", NOW + 1000.0, 0.0, just_now)
+
+    @rule(token=tokens, seconds=st.sampled_from([0.25, 1.0, 2.0, 10.0]))
+    def the_feed_of_a_bucket_is_verified(self, token: Token, seconds: float) -> None:
+        until = self.monotonic + seconds
+        self.knowledge.live_until[token.ref.bucket] = until
+        self.model.live_until[token.ref.bucket] = until
+
+    @rule()
+    def the_store_is_found_to_have_lost_its_history(self) -> None:
+        self.knowledge.lose_history()
+        self.model.events.append(Lost(self.now))
+
     @rule(answer=st.sampled_from([None, None, Clear(), Clear()]) | revocations | unavailable)
-    def the_store_answers_at_once(self, answer: Finding | None) -> None:
+    def the_store_answers_at_once(self, answer: Answer | None) -> None:
         self.store.at_once = answer
 
     @rule(finding=st.just(Clear()) | revocations | unavailable, data=st.data())
-    def the_store_answers(self, finding: Finding, data: st.DataObject) -> None:
+    def the_store_answers(self, finding: Answer, data: st.DataObject) -> None:
         """One of those who asked before."""
         open_questions = [one for one in self.store.asked if not one[1].done()]
         if not open_questions:
             return
-        ref, answer = data.draw(st.sampled_from(open_questions))
+        self.settle(*data.draw(st.sampled_from(open_questions)), finding)
+
+    def settle(self, ref: TokenRef, answer: asyncio.Future[Answer], finding: Answer) -> None:
         if not isinstance(finding, Unavailable):
             self.learn(ref, finding)
         waiting = [one for one in self.pending if one.token.ref == ref]
@@ -204,7 +278,7 @@ class Interleavings(RuleBasedStateMachine):
         self.turn()
         for one in waiting:
             self.pending.remove(one)
-            self.expect(one, one.task.result(), finding)
+            self.expect_conclusion(one, finding)
 
     # What is asked
 
@@ -217,9 +291,36 @@ class Interleavings(RuleBasedStateMachine):
         self.the_clock_goes(seconds)
         self.a_request_comes(self.latest, extensions, [])
 
-    @rule(finding=revocations)
-    def the_tokens_revocation_arrives(self, finding: Revoked) -> None:
-        self.learn(self.latest.ref, finding)
+    @rule(what=happenings)
+    def something_happens_between_two_requests(self, what: Happening) -> None:
+        self.a_request_comes(self.latest, {}, [])
+        self.happen(what)
+        self.a_request_comes(self.latest, {}, [])
+
+    @rule(what=happenings, answer=st.just(Clear()) | revocations | unavailable)
+    def something_happens_while_the_store_is_asked(self, what: Happening, answer: Answer) -> None:
+        at_once, self.store.at_once = self.store.at_once, None
+        self.a_request_comes(self.latest, {}, [])
+        self.happen(what)
+        for ref, asked in self.store.asked:
+            if ref == self.latest.ref and not asked.done():
+                self.settle(ref, asked, answer)
+        self.a_request_comes(self.latest, {}, [])
+        self.store.at_once = at_once
+
+    def happen(self, what: Happening) -> None:
+        """To the token that came last."""
+        match what:
+            case Revoked():
+                self.learn(self.latest.ref, what)
+            case (word, until, before, just_now):
+                self.the_feed_tells(self.latest, word, until, before, just_now)
+            case "live":
+                self.the_feed_of_a_bucket_is_verified(self.latest, 2.0)
+            case "later":
+                self.the_clock_goes(2.0)
+            case "lost":
+                self.the_store_is_found_to_have_lost_its_history()
 
     @rule(token=tokens, extensions=routes, forged=forged_headers)
     def a_request_comes(self, token: Token, extensions: dict[str, str], forged: list[str]) -> None:
@@ -241,17 +342,21 @@ class Interleavings(RuleBasedStateMachine):
             assert not asked
             self.expect(one, task.result(), Revoked(0.0))
             return
+        presence = self.model.presence(token.ref)
+        followed = presence is Presence.NO and self.model.is_live(token.ref, self.monotonic)
         if not asked and not (in_flight and not task.done()):
-            assert self.model.may_be_clear(token.ref, self.now)
-            self.expect(one, task.result(), Clear())
+            assert followed or self.model.may_repeat(token.ref, self.now)
+            known = POSSIBLY_REVOKED if presence is Presence.FORGOTTEN else Clear()
+            self.expect(one, task.result(), known)
             return
-        assert not self.model.must_be_clear(token.ref, self.now)
+        assert not followed
+        assert SHARED or not self.model.must_repeat(token.ref, self.now)
         assert asked != in_flight, "equal questions are shared"
         if self.store.at_once is not None and not in_flight:
             assert len(self.store.asked) == learnt_before
             if not isinstance(self.store.at_once, Unavailable):  # which the view has done itself
-                self.model.learnt.append(Learnt(token.ref, self.store.at_once, self.now))
-            self.expect(one, task.result(), self.store.at_once)
+                self.model.events.append(Learnt(token.ref, self.store.at_once, self.now))
+            self.expect_conclusion(one, self.store.at_once)
             return
         assert not task.done()
         self.pending.append(one)
@@ -265,11 +370,13 @@ class Interleavings(RuleBasedStateMachine):
 
     def learn(self, ref: TokenRef, finding: Revoked | Clear) -> None:
         self.view.learn(ref, finding)
-        self.model.learnt.append(Learnt(ref, finding, self.now))
+        self.model.events.append(Learnt(ref, finding, self.now))
+
+    def expect_conclusion(self, one: Pending, answer: Answer) -> None:
+        finding = self.model.conclude(one.token.ref, answer, self.now, self.monotonic)
+        self.expect(one, one.task.result(), finding)
 
     def expect(self, one: Pending, answer: bytes, finding: Finding) -> None:
-        if self.model.is_revoked(one.token.ref, self.now):
-            finding = Revoked(0.0)  # known by now, whatever the store said
         verdict = conclude(one.token, one.extensions, finding, audit_works=self.recorder.works)
         self.expect_bytes(one, answer, verdict)
 
@@ -304,7 +411,7 @@ def request_bytes(token: Token, extensions: dict[str, str], forged: list[str]) -
 
 TestInterleavings = Interleavings.TestCase
 TestInterleavings.settings = settings(
-    max_examples=150,
+    max_examples=200,
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],  # a busy machine is no bug

@@ -20,8 +20,8 @@ from support.valkey import ValkeyServer
 from support.waiting import wait_until
 
 
-def token(**overrides: object) -> str:
-    return sign(claims(**overrides), rsa_key(), kid=KID)
+def token() -> str:
+    return sign(claims(), rsa_key(), kid=KID)
 
 
 def revoke(sidecar: Sidecar, text: str, store: str) -> None:

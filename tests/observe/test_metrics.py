@@ -1,5 +1,6 @@
 """What `/metrics` shows."""
 
+import math
 import re
 import subprocess
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
+from revocation.entries import cutoff_entry, token_entry
 
 from authz import __version__
 from authz.audit.log import AuditLog
@@ -16,10 +18,16 @@ from authz.check.token import Identity
 from authz.check.verdict import Reason, allow, deny
 from authz.envoy_api.counters import TransportCounters
 from authz.observe import names
-from authz.observe.counters import CheckCounters, StoreCounters
+from authz.observe.counters import (
+    REVOCATION_LAG_BUCKETS,
+    CheckCounters,
+    Histogram,
+    StoreCounters,
+)
 from authz.observe.heartbeat import Heartbeat
 from authz.observe.metrics import Metrics
-from authz.revocation.cache import RevocationCache
+from authz.revocation.feed.figures import FeedFigures
+from authz.revocation.knowledge import Knowledge
 from authz.revocation.outage import Breaker
 from authz.revocation.record import Clear, Revoked, TokenRef
 from authz.settings import AuditSettings
@@ -54,17 +62,48 @@ class Store:
         return {"127.0.0.1:7001": good, "127.0.0.1:7002": bad}
 
 
+class Feed:
+    """A feed that follows three of four buckets."""
+
+    buckets = 4
+    live_buckets = 3
+    staleness = 2.5
+    subscribed = True
+
+    def __init__(self) -> None:
+        self.figures = FeedFigures(
+            entries={"pushed": 11, "read": 2, "synced": 700},
+            gaps=3,
+            syncs=4,
+            scans=1,
+            lost=2,
+            failures=6,
+        )
+
+
+def some_knowledge() -> Knowledge:
+    """Of one token that is revoked, one that isn't, two that were heard of and one user."""
+    known = Knowledge(revocations=10, negative_ttl=1.0, false_positives=1e-6, buckets=4)
+    other = TokenRef("user", "other", 3, 0, 0)
+    known.learn(REF, Revoked(100.0), 0.0)
+    known.recall(REF, 1.0, 1.0)
+    known.recall(other, 1.0, 1.0)
+    known.learn(other, Clear(), 1.0)
+    for name in ("heard", "too"):
+        entry = token_entry(TokenRef("user", name, 3, 0, 0), 1000.0)
+        known.hear(entry, 1.0, just_now=False)
+    known.hear(cutoff_entry(TokenRef("someone", "", 3, 0, 0), 50.0), 1.0, just_now=False)
+    return known
+
+
 @pytest.fixture
 def metrics(tmp_path: Path) -> Metrics:
     """Real parts, each having counted something."""
     checks = CheckCounters()
     checks.count(allow(IDENTITY), 0.00002)
     checks.count(deny(Reason.TOKEN_REVOKED, identity=IDENTITY), 0.0004)
-    revocations = RevocationCache(revocations=10, negative_ttl=1.0)
-    revocations.remember(REF, Revoked(100.0), 0.0)
-    revocations.find(REF, 1.0)
-    revocations.find(TokenRef("user", "other", 3, 0, 0), 1.0)
-    revocations.remember(TokenRef("user", "other", 3, 0, 0), Clear(), 1.0)
+    lag = Histogram(REVOCATION_LAG_BUCKETS)
+    lag.observe(0.0015)
     store = StoreCounters()
     store.observe(0.0007, 3)
     connections = TransportCounters()
@@ -79,7 +118,9 @@ def metrics(tmp_path: Path) -> Metrics:
         connections=connections,
         fail_opens={"breaker_open": 12},
         tokens=SimpleNamespace(hits=90, misses=10, size=9),
-        revocations=revocations,
+        knowledge=some_knowledge(),
+        feed=Feed(),
+        revocation_lag=lag,
         lookups={"clear": 20, "timeout": 2},
         store_latency=store.latency,
         store=Store(),
@@ -129,6 +170,24 @@ def test_the_figures_of_the_parts_are_shown(metrics: Metrics) -> None:
         "authz_revocation_cache_misses_total": 1,
         "authz_revocation_cache_size['clear']": 1,
         "authz_revocation_cache_evictions_total['revoked']": 0,
+        "authz_filter_lookups_total['no']": 1,
+        "authz_filter_lookups_total['maybe']": 0,
+        "authz_filter_lookups_total['forgotten']": 0,
+        "authz_filter_entries": 2,
+        "authz_cutoffs": 1,
+        "authz_feed_buckets": 4,
+        "authz_feed_live_buckets": 3,
+        "authz_feed_staleness_seconds": 2.5,
+        "authz_feed_subscribed": 1,
+        "authz_feed_entries_total['pushed']": 11,
+        "authz_feed_entries_total['synced']": 700,
+        "authz_feed_gaps_total": 3,
+        "authz_feed_syncs_total": 4,
+        "authz_feed_scans_total": 1,
+        "authz_feed_history_lost_total": 2,
+        "authz_feed_failures_total": 6,
+        "authz_revocation_lag_seconds_bucket['0.0025']": 1,
+        "authz_revocation_lag_seconds_sum": pytest.approx(0.0015),
         "authz_store_lookups_total['timeout']": 2,
         "authz_store_latency_seconds_count": 1,
         "authz_store_breaker_open['127.0.0.1:7001']": 0,
@@ -149,6 +208,7 @@ def test_the_figures_of_the_parts_are_shown(metrics: Metrics) -> None:
         "authz_key_refreshes_total['failed', 'https://issuer.example']": 2,
     }
     assert {name: found.get(name) for name in expected} == expected
+    assert found["authz_filter_bytes"] > 0
     assert f"authz_key_set_age_seconds[{odd}]" not in found  # never obtained: no age
 
 
@@ -208,6 +268,22 @@ def test_a_store_without_nodes_shows_none(metrics: Metrics) -> None:
     metrics._store = None
     found = samples(metrics)
     assert not [name for name in found if re.search("store_(breaker|topology)", name)]
+
+
+def test_without_a_feed_nothing_is_shown_of_one(metrics: Metrics) -> None:
+    """`memory://`, or `feed.enabled` off. What is known is shown all the same."""
+    metrics._feed = None
+    found = samples(metrics)
+    assert not [name for name in found if name.startswith("authz_feed_")]
+    assert found["authz_filter_entries"] == 2
+
+
+def test_the_age_of_a_feed_that_never_was_live_is_no_number(metrics: Metrics) -> None:
+    """An infinite one would make an average of it infinite."""
+    feed = Feed()
+    feed.staleness = math.inf
+    metrics._feed = feed
+    assert "authz_feed_staleness_seconds" not in samples(metrics)
 
 
 def test_a_transport_that_counts_nothing_shows_nothing(metrics: Metrics) -> None:

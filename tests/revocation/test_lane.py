@@ -2,11 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 
 import pytest
 
-from authz.revocation.cache import RevocationCache
+from authz.revocation.knowledge import Knowledge
 from authz.revocation.lane import MAX_PIPELINE, MAX_PIPELINES_IN_FLIGHT, read_reply
 from authz.revocation.outage import MAX_IN_A_ROW, State
 from authz.revocation.record import Clear, Finding, Revoked, TokenRef, Unavailable
@@ -14,7 +14,7 @@ from authz.revocation.view import Revocations
 from authz.settings import MAX_LEEWAY, MAX_LIFETIME
 from support.ports import LOOPBACK
 from support.proxy import TcpProxy
-from support.revocations import Opened, of_token, opened, token_ref
+from support.revocations import BUCKETS, Opened, of_token, opened, token_ref
 from support.valkey import ValkeyServer
 from support.waiting import eventually
 
@@ -81,12 +81,15 @@ async def test_more_than_a_few_pipelines_wait_and_then_share_one(
 async def test_equal_look_ups_of_many_checks_are_one_command(valkey: ValkeyServer) -> None:
     ref = token_ref()
     async with opened(valkey.url) as told:
-        view = Revocations(RevocationCache(100, 1.0), time.time)
+        knowledge = Knowledge(
+            revocations=100, negative_ttl=1.0, false_positives=1e-6, buckets=BUCKETS
+        )
+        view = Revocations(knowledge, time.time, time.monotonic)
         view.use(told.store)
 
         async def ask() -> Finding:
             answer = view.find(ref, time.time())
-            return answer if isinstance(answer, Revoked | Clear | Unavailable) else await answer
+            return await answer if isinstance(answer, Awaitable) else answer
 
         valkey.reset_counts()
         tasks = [asyncio.create_task(ask()) for _ in range(50)]

@@ -5,24 +5,37 @@ from collections.abc import Awaitable
 from typing import Any
 
 import pytest
+from revocation.entries import token_entry
 
-from authz.revocation.cache import RevocationCache
-from authz.revocation.record import Clear, Finding, Revoked, TokenRef, Unavailable
+from authz.revocation.knowledge import Knowledge
+from authz.revocation.record import (
+    CLEAR,
+    POSSIBLY_REVOKED,
+    Answer,
+    Clear,
+    Finding,
+    PossiblyRevoked,
+    Revoked,
+    TokenRef,
+    Unavailable,
+)
 from authz.revocation.store import Acknowledgement, TokenRevocation, UserRevocation
 from authz.revocation.view import Revocations
 from support.revocations import token_ref
 
 NOW = 1000.0
+START = 50.0
+"""On the clock that isn't set."""
 
 
 class FakeStore:
     """Answers when the test says so, or at once."""
 
-    def __init__(self, at_once: Finding | None = None) -> None:
+    def __init__(self, at_once: Answer | None = None) -> None:
         self.at_once = at_once
-        self.asked: list[asyncio.Future[Finding]] = []
+        self.asked: list[asyncio.Future[Answer]] = []
 
-    def find(self, ref: TokenRef) -> Finding | Awaitable[Finding]:
+    def find(self, ref: TokenRef) -> Answer | Awaitable[Answer]:
         del ref
         if self.at_once is not None:
             return self.at_once
@@ -43,15 +56,21 @@ class FakeStore:
         return {}
 
 
-def view_of(store: FakeStore) -> Revocations:
-    view = Revocations(RevocationCache(100, 1.0), lambda: NOW)
+def new_knowledge() -> Knowledge:
+    return Knowledge(revocations=100, negative_ttl=1.0, false_positives=1e-9, buckets=16)
+
+
+def view_of(store: FakeStore, knowledge: Knowledge | None = None) -> Revocations:
+    view = Revocations(knowledge or new_knowledge(), lambda: NOW, lambda: START)
     view.use(store)
     return view
 
 
 async def ask(view: Revocations, ref: TokenRef) -> Finding:
     answer = view.find(ref, NOW)
-    return answer if isinstance(answer, Revoked | Clear | Unavailable) else await answer
+    if isinstance(answer, Revoked | PossiblyRevoked | Clear | Unavailable):
+        return answer
+    return await answer
 
 
 async def test_equal_look_ups_in_flight_ask_the_store_once() -> None:
@@ -106,7 +125,7 @@ async def test_an_error_is_never_remembered() -> None:
 
 
 @pytest.mark.parametrize("answer", [Clear(), Unavailable("timeout")], ids=repr)
-async def test_a_revocation_that_comes_while_the_store_is_asked_counts(answer: Finding) -> None:
+async def test_a_revocation_that_comes_while_the_store_is_asked_counts(answer: Answer) -> None:
     """What the store says may be of the time before."""
     store, ref = FakeStore(), token_ref()
     view = view_of(store)
@@ -143,3 +162,71 @@ async def test_an_answer_at_once_is_remembered_too() -> None:
     assert view.find(ref, NOW) == Revoked(2000.0)
     store.at_once = Clear()
     assert view.find(ref, NOW) == Revoked(2000.0)
+
+
+# With a feed
+
+
+@pytest.mark.parametrize("answer", [Clear(), Unavailable("timeout")], ids=repr)
+async def test_a_revocation_that_is_pushed_while_the_store_is_asked_counts(answer: Answer) -> None:
+    store, ref, knowledge = FakeStore(), token_ref(), new_knowledge()
+    view = view_of(store, knowledge)
+    waiting = [asyncio.create_task(ask(view, ref)) for _ in range(2)]
+    await asyncio.sleep(0)
+    knowledge.hear(token_entry(ref, 2000.0), NOW, just_now=True)
+    store.asked[0].set_result(answer)
+    assert await asyncio.gather(*waiting) == [Revoked(2000.0)] * 2
+
+
+async def test_while_the_feed_is_live_nobody_is_asked_about_what_it_never_named() -> None:
+    store, ref, knowledge = FakeStore(), token_ref(), new_knowledge()
+    view = view_of(store, knowledge)
+    knowledge.live_until[ref.bucket] = START + 1
+    assert view.find(ref, NOW) == CLEAR
+    assert (store.asked, view.results) == ([], {})
+
+
+async def test_a_feed_that_becomes_live_answers_for_a_store_that_does_not() -> None:
+    """As of its last time: nothing is asked again for it."""
+    store, ref, knowledge = FakeStore(), token_ref(), new_knowledge()
+    view = view_of(store, knowledge)
+    waiting = asyncio.create_task(ask(view, ref))
+    await asyncio.sleep(0)
+    knowledge.live_until[ref.bucket] = START + 1
+    store.asked[0].set_result(Unavailable("timeout"))
+    assert await waiting == CLEAR
+    assert view.results == {"timeout": 1}
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["at once", "later"])
+async def test_silence_about_what_the_filter_may_have_is_possibly_revoked(later: bool) -> None:
+    store, ref, knowledge = FakeStore(), token_ref(), new_knowledge()
+    view = view_of(store, knowledge)
+    knowledge.hear(token_entry(ref, 2000.0), NOW, just_now=False)
+    if not later:
+        store.at_once = Unavailable("breaker_open")
+    waiting = asyncio.create_task(ask(view, ref))
+    await asyncio.sleep(0)
+    if later:
+        store.asked[0].set_result(Unavailable("timeout"))
+    assert await waiting == POSSIBLY_REVOKED
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["at once", "later"])
+async def test_a_store_that_lost_its_history_cannot_clear_what_was_revoked(later: bool) -> None:
+    """Also where that was found out while it was asked."""
+    store, ref, knowledge = FakeStore(), token_ref(), new_knowledge()
+    view = view_of(store, knowledge)
+    knowledge.hear(token_entry(ref, 2000.0), NOW, just_now=False)
+    if not later:
+        knowledge.lose_history()
+        store.at_once = Clear()
+    waiting = asyncio.create_task(ask(view, ref))
+    await asyncio.sleep(0)
+    if later:
+        knowledge.lose_history()
+        view.learn(ref, Clear())  # as the store does, before it answers
+        store.asked[0].set_result(Clear())
+    assert await waiting == POSSIBLY_REVOKED
+    assert await ask(view, ref) == POSSIBLY_REVOKED  # and not asked again for a moment
+    assert view.results == {"clear": 1}

@@ -108,6 +108,17 @@ def token_ref(
     )
 
 
+def named_ref(name: str = "t", user: str = "ann", issued_at: int = 1_799_999_940) -> TokenRef:
+    """The token of this name and user: the same each time it is asked for. Lives for an hour."""
+    return TokenRef(
+        user=user_digest(ISSUER, user),
+        token=token_digest(ISSUER, name, b""),
+        bucket=bucket_of(ISSUER, user, BUCKETS),
+        issued_at=issued_at,
+        expires_at=issued_at + 3600,
+    )
+
+
 def new_subject(bucket: int | None = None) -> str:
     """A user never seen before, in this bucket."""
     while True:

@@ -39,6 +39,11 @@ TIP_TIMEOUT = 0.25
 """Seconds that a node is given to name its tips: an eighth of `max_staleness`."""
 CANCEL_AGAIN = 0.2
 """Seconds until a task that goes on although it was cancelled is cancelled once more."""
+CLOCK_SET_BACK = 60.0
+"""Seconds that the clock may be set back without all being read again: as much as a revocation
+outlives its token."""
+PROGRESS_EVERY = 5.0
+"""Seconds between two lines about a long reading."""
 TIDY_EVERY = 1.0
 """Seconds between two looks at what has expired."""
 
@@ -93,6 +98,7 @@ class Feed:
 
     def start(self) -> None:
         """Begin in the background; an unreachable store is not an error here."""
+        self._knowledge.tidy(self._clock(), self._monotonic())  # it learns the time by this
         for work in (self.subscription.run, self._verify_forever, self._tidy_forever):
             self._spawn(work())
 
@@ -164,9 +170,9 @@ class Feed:
         self._judge(address, tips, asked_in, asked_at)
         return len(tips) == len(buckets)
 
-    async def remembers(self, bucket: int) -> bool:
-        """Whether the store has, as of now, all that was known here of this bucket. Within
-        `store.timeout`; False also where it doesn't say.
+    async def remembers(self, bucket: int, since: float) -> bool:
+        """Whether the store has, as of now, all that was known here of this bucket. False also
+        where it doesn't say within `store.timeout` from `since` (`monotonic`).
         """
         position = self._positions[bucket]
         asked_in = position.at
@@ -175,8 +181,11 @@ class Feed:
         address = next(iter(self._source.by_primary([bucket])), None)
         if address is None or not self._source.answers(address):
             return False
+        left = since + self._store_timeout - self._monotonic()
+        if left <= 0:
+            return False
         try:
-            tips = await self._source.tips(address, [bucket], self._store_timeout)
+            tips = await self._source.tips(address, [bucket], left)
         except SourceError:
             return False
         if bucket not in tips:
@@ -338,9 +347,25 @@ class Feed:
     # ---- the rest
 
     async def _tidy_forever(self) -> None:
+        offset = self._clock() - self._monotonic()
+        told_at = self._monotonic()
         while True:
             await asyncio.sleep(TIDY_EVERY)
-            self._knowledge.tidy(self._clock(), self._monotonic())
+            now, monotonic = self._clock(), self._monotonic()
+            self._knowledge.tidy(now, monotonic)
+            if now - monotonic < offset - CLOCK_SET_BACK:
+                # What looked expired by the clock of before was left out, and may count again.
+                self._read_all_again()
+            offset = now - monotonic
+            if self._reading and monotonic - told_at >= PROGRESS_EVERY:
+                told_at = monotonic
+                entries = self.figures.entries["synced"] + self.figures.entries["read"]
+                log.info(events.FEED_READING, buckets_left=len(self._reading), entries=entries)
+
+    def _read_all_again(self) -> None:
+        for position in self._positions:
+            position.lose()
+        self._wake.set()
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
