@@ -5,13 +5,16 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 
 import httpx
 from chaos.stage import Fault, Stage
 from chaos.traffic import revoke_many
-from chaos.world import Seat
+from chaos.world import Lines, Seat
 
 from authz.revocation.record import feed_key
+from support.cluster import ValkeyCluster
+from support.ports import LOOPBACK, free_port
 from support.process import ChildProcess
 from support.proxy import Direction
 from support.revocations import BUCKETS
@@ -153,11 +156,20 @@ def lose_a_direction(direction: Direction) -> Callable[[Stage], None]:
 
 
 def flush_all(stage: Stage) -> None:
-    """FLUSHALL on every master: the store has forgotten, and the sidecars must not."""
+    """FLUSHALL on every master, while one sidecar may be away: the store has forgotten, and the
+    sidecars must not.
+    """
+    away = stage.dice.choice([[], [stage.dice.choice(stage.world.home.seats)]])
     with stage.trouble():
+        for seat in away:
+            seat.lines.cut()
         before = time.monotonic()
         stage.cluster.flush()
         stage.ledger.lose(before)
+        if away:
+            stage.hold(stage.dice.uniform(0, ONE_WAY))
+        for seat in away:
+            seat.lines.restore()
 
 
 def trim_the_stream(stage: Stage) -> None:
@@ -263,25 +275,41 @@ def join_two_regions(stage: Stage) -> None:
         lines = source.lines(RELAYS_ADDRESS)
         stage.relay_lines.append(lines)
         stage.at_the_end(lines.stop)
-        relay = ChildProcess(
-            [
-                sys.executable, "-m", "authz", "relay",
-                "--from", lines.url, "--to", target.cluster.url,
-            ],
-            log=away.folder / f"relay-from-{source.name}.log",
-        )  # fmt: skip
-        stage.at_the_end(relay.stop)
-        relay.start()
+        _start_relay(stage, lines, target.cluster, away.folder / f"relay-from-{source.name}.log")
     world.related = time.monotonic()
 
 
+def _start_relay(stage: Stage, lines: Lines, target: ValkeyCluster, log: Path) -> None:
+    http = f"{LOOPBACK}:{free_port()}"
+    relay = ChildProcess(
+        [
+            sys.executable, "-m", "authz", "relay", "--http-listen", http,
+            "--from", lines.url, "--to", target.url,
+        ],
+        log=log,
+    )  # fmt: skip
+    stage.relays.append(relay)
+    stage.at_the_end(relay.stop)
+
+    def ready() -> bool:
+        try:
+            return httpx.get(f"http://{http}/readyz", trust_env=False).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    relay.start(ready)
+
+
 def part_the_regions(stage: Stage) -> None:
-    """Cut off from each other and joined again, while revocations go on in both. No sidecar is
-    disturbed by it.
+    """Cut off from each other and joined again, while revocations go on in both, and one of the
+    relays dies meanwhile, to go on where it was. No sidecar is disturbed by it.
     """
     for lines in stage.relay_lines:
         lines.cut()
     stage.hold(PARTED)
+    relay = stage.dice.choice(stage.relays)
+    relay.kill()
+    relay.start()
     for lines in stage.relay_lines:
         lines.restore()
     stage.world.related = stage.recovered = time.monotonic()

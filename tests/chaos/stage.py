@@ -28,6 +28,7 @@ from chaos.world import HAS_FEED, Lines, Region, Seat, World
 
 from authz.audit import fields as audit_fields
 from support.cluster import ValkeyCluster
+from support.process import ChildProcess
 from support.waiting import wait_until
 
 PROMISES = Promises(feed=HAS_FEED, reconciling=hasattr(audit_fields, "RECONCILED"))
@@ -56,6 +57,7 @@ class Stage:
         self.recovered = 0.0
         self.relay_lines: list[Lines] = []
         """Between the regions."""
+        self.relays: list[ChildProcess] = []
         self._afterwards: list[Callable[[], None]] = []
         self._end = ExitStack()
 

@@ -41,7 +41,6 @@ def _table(outcomes: Sequence[Outcome], promises: Promises, seed: int) -> Table:
 def _figures(outcome: Outcome, promises: Promises) -> list[str]:
     if outcome.skipped or not outcome.checks:
         return [""] * len(HEADINGS)
-    settled = "at once" if outcome.settled is None else f"{max(0, outcome.settled) * 1000:.0f} ms"
     tokens = str(outcome.through)
     if promises.reconciling:
         tokens += f" = {outcome.reconciled}"
@@ -50,17 +49,21 @@ def _figures(outcome: Outcome, promises: Promises) -> list[str]:
         f"{outcome.acknowledged:,}",
         f"{outcome.failed:,}",
         f"{outcome.checks:,}",
-        f"{max(0, outcome.live) * 1000:.0f} ms" if math.isfinite(outcome.live) else "never",
-        settled,
+        _after(outcome.live),
+        "at once" if outcome.settled is None else _after(outcome.settled),
         str(outcome.wrong),
         f"{outcome.fail_opens:,} = {outcome.recorded:,}",
         tokens,
     ]
 
 
+def _after(seconds: float) -> str:
+    return f"{max(0, seconds) * 1000:.0f} ms" if math.isfinite(seconds) else "never"
+
+
 def verdict(outcome: Outcome) -> Text:
     if outcome.skipped:
-        return Text(f"not run: {outcome.skipped}", style="yellow")
+        return Text("not run", style="yellow")
     if outcome.passed:
         return Text("all held", style="green")
     if outcome.findings:
@@ -78,4 +81,4 @@ def _reasons(outcomes: Sequence[Outcome]) -> list[Text]:
 
 def reasons(outcome: Outcome) -> list[str]:
     """What is wrong, a line each."""
-    return [*map(str, outcome.findings), *filter(None, [outcome.error])]
+    return [*map(str, outcome.findings), *filter(None, [outcome.error, outcome.skipped])]

@@ -35,6 +35,10 @@ HAS_FEED = "feed" in Settings.model_fields
 SEATS = 3
 """Sidecars of the first region; the first of them is behind Envoy."""
 
+FORGETFUL, FEW = 2, 10
+"""The second sidecar of a region remembers no more revocations than this exactly, so that it lives
+by its filter, as all do by the revocations of before their start."""
+
 STORE_TIMEOUT = "100ms"
 """Four times the default: the lines to Redis are Python programs on a machine that is busy."""
 
@@ -253,7 +257,10 @@ class Region:
     def _seat(self, number: int, upstream: Upstream | None) -> None:
         name = f"{self.name}{number}"
         lines = self.lines(number)
-        sidecar = Sidecar(self.folder / name, sidecar_settings(self.folder / name, lines.url))
+        settings = sidecar_settings(self.folder / name, lines.url)
+        if number == FORGETFUL:
+            settings["cache"] = {"revocations": FEW}
+        sidecar = Sidecar(self.folder / name, settings)
         self._stack.callback(sidecar.stop)
         envoy = None
         if upstream is not None:
