@@ -103,7 +103,7 @@ class Reader:
 def _require_usable(value: str, field: str) -> None:
     """An empty variable of a script must not pass for somebody whose tokens were revoked."""
     if not is_header_text(value):
-        raise BadRevocationError(field, f"no token that is accepted can have {_shown(value)}")
+        raise BadRevocationError(field, f"no token that is accepted can have {shown(value)}")
 
 
 def _instant(value: str | float, field: str) -> float:
@@ -117,7 +117,7 @@ def _instant(value: str | float, field: str) -> float:
     if not 0 <= seconds < LAST_INSTANT:  # nor NaN
         raise BadRevocationError(
             field,
-            f"{_shown(str(value))} is not between 1970 and 9999; numbers are seconds since 1970",
+            f"{shown(str(value))} is not between 1970 and 9999; numbers are seconds since 1970",
         )
     return seconds
 
@@ -128,9 +128,10 @@ def _iso_8601(text: str, field: str) -> float:
         return (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         raise BadRevocationError(
-            field, f"{_shown(text)} is neither seconds since 1970 nor ISO 8601"
+            field, f"{shown(text)} is neither seconds since 1970 nor ISO 8601"
         ) from None
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
+    """A value as an error may repeat it."""
     return repr(text) if len(text) <= MAX_SHOWN else f"a text of {len(text)} characters"

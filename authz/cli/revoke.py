@@ -27,6 +27,21 @@ from authz.settings import Settings, load_settings
 @click.option(
     "--before", help="Only tokens issued before: seconds since 1970 or ISO 8601.  [default: now]"
 )
+@click.option(
+    "--from-file",
+    metavar="FILE",
+    help="Revoke what each line of this file says, or - for standard input.",
+)
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where to keep how far that got.  [default: FILE.progress]",
+)
+@click.option(
+    "--failed",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where to put lines that could not be revoked.  [default: FILE.failed]",
+)
 @click.option("--reason", default="revoked", show_default=True, help="Kept with the revocation.")
 @click.option("--by", help="Who revokes; kept with the revocation.  [default: your login name]")
 def revoke(
@@ -37,27 +52,45 @@ def revoke(
     expires_at: str | None,
     user: str | None,
     before: str | None,
+    from_file: str | None,
+    state: Path | None,
+    failed: Path | None,
     reason: str,
     by: str | None,
 ) -> None:
-    """Revoke a token, or every token of a user.
+    """Revoke a token, every token of a user, or what the lines of a file say.
 
     Returns once the store has the revocation and, where it has replicas, one of them confirmed it.
     Repeating it is harmless. A signature isn't checked: a token can be taken back when the issuer's
     keys are out of reach.
+
+    A line of a file is a token by itself, or a JSON object: {"token"}, {"issuer", "jti",
+    "expires_at"} with or without "user", or {"issuer", "user"} with or without "before"; each also
+    with "reason" and "by". Blank lines and those that begin with # are skipped. Where it was
+    interrupted the same command goes on. Lines that could not be revoked are put into another file,
+    which can be given in turn.
 
     \b
     Examples:
       authz revoke --config authz.yaml --token - < stolen.jwt
       authz revoke --issuer https://issuer.example --jti 4f1c --expires-at 2026-01-31T12:00:00Z
       authz revoke --issuer https://issuer.example --user alice --reason "password changed"
+      authz revoke --config authz.yaml --from-file stolen.jsonl --reason "key leaked"
     """
     settings = load_settings(config)
     if settings.store.url.get_secret_value().startswith("memory:"):
         raise CommandError(
             "store.url is memory://, which only the sidecar itself can reach; use redis://"
         )
-    note = Note(reason, by or _login_name(), time.time())
+    by = by or _login_name()
+    if from_file is not None:
+        if any(one is not None for one in (token, issuer, jti, expires_at, user, before)):
+            raise click.UsageError("give --from-file, or what to revoke, not both")
+        _revoke_file(settings, from_file, state, failed, reason, by)
+        return
+    if state is not None or failed is not None:
+        raise click.UsageError("--state and --failed go with --from-file")
+    note = Note(reason, by, time.time())
     reader = Reader(settings, time.time)
     try:
         match (token, issuer, jti, expires_at, user, before):
@@ -71,7 +104,7 @@ def revoke(
             case _:
                 raise click.UsageError(
                     "give --token, or --issuer --jti --expires-at [--user], "
-                    "or --issuer --user [--before]"
+                    "or --issuer --user [--before], or --from-file"
                 )
     except BadRevocationError as error:
         option = error.field.replace("_", "-")
@@ -81,8 +114,16 @@ def revoke(
         return
     acknowledged = asyncio.run(_write(settings, revocation))
     what = "the token" if isinstance(revocation, TokenRevocation) else f"tokens of {user!r}"
-    state = "was revoked already" if acknowledged.repeated else "revoked"
-    print(f"{state}: {what}; confirmed by {acknowledged.replicas} replica(s)")
+    done = "was revoked already" if acknowledged.repeated else "revoked"
+    print(f"{done}: {what}; confirmed by {acknowledged.replicas} replica(s)")
+
+
+def _revoke_file(
+    settings: Settings, source: str, state: Path | None, failed: Path | None, reason: str, by: str
+) -> None:
+    from authz.cli.bulk.run import Job, revoke_file  # rich and the rest, for this form only
+
+    print(asyncio.run(revoke_file(settings, Job(source, state, failed, reason, by))))
 
 
 async def _write(settings: Settings, revocation: Revocation) -> Acknowledgement:

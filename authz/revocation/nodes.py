@@ -64,6 +64,11 @@ class Nodes:
         self.on_recovery: Callable[[], None] = _nothing
         """Called when a node answers again, or the map has changed."""
 
+    def primary(self, bucket: int) -> Address | None:
+        """Who has a bucket; None: nobody said yet."""
+        shard = self.topology.shard(bucket)
+        return None if shard is None else shard.primary
+
     def lane(self, address: Address) -> Lane:
         """The way to a node, made when it is first asked for."""
         lane = self._lanes.get(address)

@@ -4,9 +4,10 @@ Look-ups go through one `Lane` per node, writes through the `Writer`; `Nodes` kn
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
 from typing import Any
 
+from authz.revocation.bulk import Bulk, ItemT, Outcome
 from authz.revocation.entry import Entry
 from authz.revocation.feed.feed import Feed
 from authz.revocation.knowledge import Knowledge
@@ -86,6 +87,11 @@ class RedisStore:
         """As `RevocationStore.revoke_user`."""
         written = await self._writer.write(revocation.bucket, [Entry.of_user(revocation)])
         return Acknowledgement(written.replicas, all(written.repeated))
+
+    def revoke_many(self, items: AsyncIterable[ItemT]) -> AsyncGenerator[Outcome[ItemT], None]:
+        """As `Bulk.revoke`. Close the generator where it isn't read to its end."""
+        bulk: Bulk[ItemT] = Bulk(self._writer, self._nodes, self._settings.buckets)
+        return bulk.revoke(items)
 
     async def start(self) -> None:
         """Connect in the background; an unreachable store is not an error here."""

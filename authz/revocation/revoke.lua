@@ -112,7 +112,7 @@ end
 
 if epoch then
   if intact then
-    first = read_first()
+    first = read_first() or text(seq + 1)
   end
   redis.call('HSET', tip, 'epoch', epoch, 'seq', text(seq), 'id', last, 'first', first)
   redis.call('PUBLISH', feed, cjson.encode(pushed))

@@ -13,6 +13,14 @@ class StoreError(Exception):
     """
 
 
+class StoreRefusedError(StoreError):
+    """The store answered and won't have it: a right is missing, its memory is full."""
+
+
+class SlotMovingError(StoreError):
+    """The bucket is on its way from one node to another; the rest of both is well."""
+
+
 @dataclass(frozen=True, slots=True)
 class TokenRevocation:
     token: str

@@ -19,6 +19,7 @@ from redis.exceptions import (
     NoScriptError,
     RedisError,
     ResponseError,
+    TryAgainError,
 )
 from tenacity import (
     AsyncRetrying,
@@ -32,7 +33,7 @@ from authz.revocation.entry import Entry
 from authz.revocation.lane import describe
 from authz.revocation.nodes import Nodes
 from authz.revocation.record import feed_key, tip_key
-from authz.revocation.store import StoreError
+from authz.revocation.store import SlotMovingError, StoreError, StoreRefusedError
 from authz.revocation.topology import node_name
 from authz.settings import MAX_LEEWAY, MAX_LIFETIME, StoreSettings
 
@@ -63,6 +64,10 @@ class _RetryableError(Exception):
     """A write that another attempt may bring through."""
 
 
+class _MovingError(_RetryableError):
+    """The same, once the slot has arrived where it is being moved to."""
+
+
 @dataclass(frozen=True, slots=True)
 class Written:
     """What became of the entries of one call."""
@@ -84,12 +89,16 @@ class Writer:
         """Run the script until all entries are there and replicated, through failovers and moves,
         within `write_timeout`. At most `MAX_ENTRIES`.
 
-        StoreError: not all are there, or not replicated as configured.
+        StoreError: not all are there, or not replicated as configured. StoreRefusedError: and
+        another attempt would be in vain. SlotMovingError: because the bucket is being moved.
         """
-        failures = [f"no answer within {self._settings.write_timeout:g} s (store.write_timeout)"]
+        failure: BaseException = _RetryableError(
+            f"no answer within {self._settings.write_timeout:g} s (store.write_timeout)"
+        )
 
         def remember(state: RetryCallState) -> None:
-            failures.append(str(state.outcome.exception() if state.outcome else ""))
+            nonlocal failure
+            failure = (state.outcome and state.outcome.exception()) or failure
 
         retrying = AsyncRetrying(
             wait=wait_random_exponential(RETRY_WAIT, RETRY_WAIT_MAX),
@@ -112,7 +121,8 @@ class Writer:
                                 "could lose it"
                             )
         except TimeoutError:
-            raise StoreError(f"not acknowledged: {failures[-1]}. Repeating it is safe") from None
+            kind = SlotMovingError if isinstance(failure, _MovingError) else StoreError
+            raise kind(f"not acknowledged: {failure}. Repeating it is safe") from None
         return Written(confirmed, repeated)
 
     async def _attempt(self, bucket: int, entries: Sequence[Entry]) -> tuple[int, int, list[bool]]:
@@ -134,10 +144,12 @@ class Writer:
             self._nodes.topology.moved(bucket, (moved.host or shard.primary[0], moved.port))
             raise _RetryableError(f"the slot moved to {moved.host}:{moved.port}") from None
         except AskError as ask:
-            raise _RetryableError(f"the slot is being moved to {ask.host}:{ask.port}") from None
+            raise _MovingError(f"the slot is being moved to {ask.host}:{ask.port}") from None
+        except TryAgainError:
+            raise _MovingError("the slot is being moved, its keys stand on both sides") from None
         except (RedisError, OSError, TimeoutError) as error:
             if isinstance(error, ResponseError) and not _passes(error):
-                raise StoreError(f"the store refused: {describe(error)}") from None
+                raise StoreRefusedError(f"the store refused: {describe(error)}") from None
             # READONLY: this was a primary once. New connections, and a new look at the map.
             await client.connection_pool.disconnect(inuse_connections=False)
             await self._nodes.refresh()

@@ -149,9 +149,13 @@ class Model:
         return answer
 
     def _clear_answers(self, ref: TokenRef) -> list[float]:
-        """When the store said so, since anything was learnt that concerns the token."""
+        """When the store said so, since anything was learnt that concerns the token. What it says
+        of one that the filter lists is not kept: each time it has to show that it remembers.
+        """
         answers: list[float] = []
         known = _Known()
+        if self.presence(ref) is not Presence.NO:
+            return answers
         for event in self.events:
             if known.take(event, ref):
                 answers.clear()

@@ -234,13 +234,28 @@ def test_a_tip_that_lacks_a_field_is_no_tip(master: Node, field: str) -> None:
 def test_a_stream_from_before_entries_were_numbered_is_gone_on_with(
     master: Node, heard: Heard
 ) -> None:
-    """Its old entries have no number, and `first` says so until the last of them is trimmed."""
+    """Its old entries have no number, so it doesn't begin with `first`: it isn't whole."""
     master.client.xadd(FEED, {"kind": "token", "user": "U", "token": "old", "before": ""})
     revoke(master, a_token(in_ms(100), token="T1"))
     revoke(master, a_token(in_ms(100), token="T2"))
     assert numbers(master) == [0, 1, 2]
-    assert (tip(master).seq, tip(master).first) == (2, 0)
+    assert (tip(master).seq, tip(master).first) == (2, 1)
     assert heard.push_of(tip(master).id)["entries"][0]["seq"] == "2"
+
+
+@pytest.mark.parametrize("left", [0, 2])
+def test_a_stream_that_somebody_cut_never_looks_whole_again(master: Node, left: int) -> None:
+    """Not before all that was cut off has expired."""
+    for number in range(5):
+        revoke(master, a_token(in_ms(100), token=f"T{number}"))
+    master.command("XTRIM", FEED, "MAXLEN", left)
+    revoke(master, a_token(in_ms(100), token="later"))
+    assert (tip(master).seq, tip(master).first) == (6, 1)
+    assert numbers(master)[0] == 6 - left
+    begins = master.client.xrange(FEED, count=1)[0][0]  # type: ignore[index]
+    wait_until(lambda: in_ms(-1) > int(begins.partition(b"-")[0]), "all of it is old")
+    revoke(master, a_token(in_ms(100), token="much later"), keep=0)
+    assert tip(master).first == numbers(master)[0]
 
 
 def test_repeating_it_keeps_the_first_note_and_adds_no_entry(master: Node) -> None:

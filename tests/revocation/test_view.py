@@ -228,5 +228,25 @@ async def test_a_store_that_lost_its_history_cannot_clear_what_was_revoked(later
         view.learn(ref, Clear())  # as the store does, before it answers
         store.asked[0].set_result(Clear())
     assert await waiting == POSSIBLY_REVOKED
-    assert await ask(view, ref) == POSSIBLY_REVOKED  # and not asked again for a moment
-    assert view.results == {"clear": 1}
+    store.at_once = Clear()
+    assert await ask(view, ref) == POSSIBLY_REVOKED
+    assert view.results == {"clear": 2}
+
+
+async def test_a_store_that_does_not_show_that_it_remembers_clears_nobody() -> None:
+    """Of those that the filter lists. It was emptied a moment ago, perhaps."""
+    store, ref, knowledge = FakeStore(), token_ref(), new_knowledge()
+    view = view_of(store, knowledge)
+    answers = [False, True]
+
+    async def shows(bucket: int, since: float) -> bool:
+        assert (bucket, since) == (ref.bucket, START)
+        return answers.pop()
+
+    view.use(store, shows)
+    knowledge.hear(token_entry(ref, 2000.0), NOW, just_now=False)
+    for expected in (Clear(), POSSIBLY_REVOKED):
+        waiting = asyncio.create_task(ask(view, ref))
+        await asyncio.sleep(0)
+        store.asked[-1].set_result(Clear())
+        assert await waiting == expected

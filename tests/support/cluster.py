@@ -311,6 +311,14 @@ class ValkeyCluster:
             self.finish_move(slot, to)
         return slot
 
+    def half_move_keys(self, where: int | str, to: Node, keys: Iterable[str]) -> None:
+        """As `move_slot` with `finish=False`, of which only these keys have been moved so far."""
+        slot = slot_of(where)
+        source = self.master_of(slot_name(slot))
+        self._moved.setdefault(slot, source)
+        self._open_slot(slot, source, to)
+        self._migrate(keys, source, to)
+
     def finish_move(self, slot: int, to: Node) -> None:
         """Give the slot to `to` for good. Clients that ask the old master get MOVED."""
         source = self.master_of(slot_name(slot))
@@ -336,18 +344,23 @@ class ValkeyCluster:
         )
 
     def _hand_over(self, slot: int, source: Node, to: Node) -> None:
+        self._open_slot(slot, source, to)
+        self._migrate_keys(slot, source, to)
+
+    def _open_slot(self, slot: int, source: Node, to: Node) -> None:
         source_id, to_id = source.id, to.id
         to.command("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
         source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", to_id)
-        self._migrate_keys(slot, source, to)
 
     def _migrate_keys(self, slot: int, source: Node, target: Node) -> None:
-        auth = ("AUTH", self.password) if self.password else ()
         while keys := source.command("CLUSTER", "GETKEYSINSLOT", slot, 100):
-            source.command(
-                "MIGRATE", LOOPBACK, target.server_port, "", 0, 5000, "REPLACE",
-                *auth, "KEYS", *keys,
-            )  # fmt: skip
+            self._migrate(keys, source, target)
+
+    def _migrate(self, keys: Iterable[str | bytes], source: Node, target: Node) -> None:
+        auth = ("AUTH", self.password) if self.password else ()
+        source.command(
+            "MIGRATE", LOOPBACK, target.server_port, "", 0, 5000, "REPLACE", *auth, "KEYS", *keys
+        )
 
     # Forming
 

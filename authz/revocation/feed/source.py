@@ -16,7 +16,7 @@ from authz.revocation.feed.position import FIELDS, Tip
 from authz.revocation.lane import Lane, ReadError, describe
 from authz.revocation.nodes import Nodes
 from authz.revocation.outage import State
-from authz.revocation.record import feed_key, tip_key
+from authz.revocation.record import ANY_USER, blacklist_key, feed_key, tip_key
 from authz.revocation.topology import Address, node_name
 
 PAGE = 256
@@ -29,6 +29,9 @@ READ_TIMEOUT = 1.0
 """Seconds. Nobody waits for a page, but a node that hangs must be found out."""
 
 MAX_REDIRECTS = 3
+
+NOWHERE = "-"
+"""Stands for a token in a key that never is there."""
 
 _KEY = re.compile(rb"jwt:\{(\d+)\}:(?:blacklist:([^:]+):([^:]+)|not-before:([^:]+))")
 
@@ -121,38 +124,82 @@ class Source:
     async def keys(
         self, address: Address, buckets: Collection[int]
     ) -> AsyncIterator[list[tuple[int, Entry]]]:
-        """All revocations of these buckets that stand at one node, by their keys; in portions.
+        """All revocations of these buckets, which one node has, by their keys; in portions.
 
-        SourceError: the node doesn't answer, or a bucket is being moved from it, so that keys may
-        have been missed.
+        SourceError: the node doesn't answer, or a bucket has moved from it, so that keys may have
+        been missed.
         """
         lane = self._nodes.lane(address)
+        async for found in self._walk(lane, buckets):
+            yield found
+        # Only now: what leaves this node from here on has been found here.
+        for target, moving in (await self._moving(lane, buckets)).items():
+            async for found in self._walk(self._nodes.lane(target), moving, asking=True):
+                yield found
+        moved = [b for b in buckets if self.by_primary([b]).get(address) is None]
+        if moved:
+            raise SourceError(f"bucket {moved[0]} moved while its keys were read")
+
+    async def _walk(
+        self, lane: Lane, buckets: Collection[int], *, asking: bool = False
+    ) -> AsyncIterator[list[tuple[int, Entry]]]:
+        """Revocations of these buckets whose keys stand at this node. `asking`: although their
+        slots aren't its own yet.
+        """
         cursor = b"0"
         while True:
             command = ("SCAN", cursor, "MATCH", "jwt:{*}:*", "COUNT", SCAN_COUNT)
             (reply,) = await self._read(lane, [command], READ_TIMEOUT)
             if isinstance(reply, Exception):
-                raise SourceError(f"{node_name(address)}: {describe(reply)}")
+                raise SourceError(f"{lane.node}: {describe(reply)}")
             cursor, keys = reply
             found = [
                 (key, match)
                 for key in keys
                 if (match := _KEY.fullmatch(key)) and int(match[1]) in buckets
             ]
-            yield await self._entries(lane, found)
+            yield await self._entries(lane, found, asking=asking)
             if int(cursor) == 0:
-                break
-        moved = [b for b in buckets if self.by_primary([b]).get(address) is None]
-        if moved:
-            raise SourceError(f"bucket {moved[0]} moved while its keys were read")
+                return
+
+    async def _moving(
+        self, lane: Lane, buckets: Collection[int]
+    ) -> Mapping[Address, Collection[int]]:
+        """Which of the buckets are on their way to another node, and to which. SourceError: one is
+        this node's no more.
+
+        Redis Cluster specification, "ASK redirection": a node says ASK of a key that it hasn't,
+        where the key's slot is leaving it.
+        """
+        asked = list(buckets)
+        commands = [("GET", blacklist_key(bucket, ANY_USER, NOWHERE)) for bucket in asked]
+        targets: dict[Address, list[int]] = {}
+        for bucket, reply in zip(
+            asked, await self._read(lane, commands, READ_TIMEOUT), strict=True
+        ):
+            match reply:
+                case MovedError():
+                    self._moved(bucket, reply, lane.address)
+                    raise SourceError(f"bucket {bucket} moved while its keys were read")
+                case AskError():
+                    target = (reply.host or lane.address[0], reply.port)
+                    targets.setdefault(target, []).append(bucket)
+                case Exception():
+                    raise SourceError(f"{lane.node}: {describe(reply)}")
+        return targets
 
     async def _entries(
-        self, lane: Lane, keys: Sequence[tuple[bytes, re.Match[bytes]]]
+        self, lane: Lane, keys: Sequence[tuple[bytes, re.Match[bytes]]], *, asking: bool
     ) -> list[tuple[int, Entry]]:
-        commands = [(name, key) for key, _ in keys for name in ("PEXPIRETIME", "GET")]
+        commands: list[tuple[Any, ...]] = []
+        for key, _ in keys:
+            for name in ("PEXPIRETIME", "GET"):
+                commands += [("ASKING",), (name, key)] if asking else [(name, key)]
         if not commands:
             return []
         replies = await self._read(lane, commands, READ_TIMEOUT)
+        if asking:
+            replies = replies[1::2]
         entries: list[tuple[int, Entry]] = []
         for (_, match), expires, value in zip(keys, replies[::2], replies[1::2], strict=True):
             failed = next((r for r in (expires, value) if isinstance(r, Exception)), None)

@@ -14,6 +14,7 @@ from authz.revocation.record import (
     Unavailable,
     blacklist_key,
     feed_key,
+    not_before_key,
     tip_key,
 )
 from support.cluster import ValkeyCluster
@@ -314,6 +315,25 @@ async def test_half_a_move_keeps_the_bucket_live(cluster: ValkeyCluster) -> None
             lambda: follower.knowledge.live_until[BUCKET] > verified + 1, "verified again"
         )
         assert follower.feed.figures.lost == 0
+
+
+async def test_keys_on_both_sides_of_half_a_move_are_read(cluster: ValkeyCluster) -> None:
+    """Where the stream isn't whole: the node that still has the slot no longer has all its keys."""
+    cut = token_ref(new_subject(BUCKET), issued_at=int(time.time()) - 5)
+    refs = [token_ref(bucket=BUCKET) for _ in range(4)]
+    async with opened(cluster.url) as told:
+        for ref in refs:
+            await told.store.revoke_token(of_token(ref))
+        await told.store.revoke_user(of_user(cut, time.time()))
+    source = cluster.master_of(BUCKET)
+    target = next(node for node in cluster.masters if node is not source)
+    source.client.delete(feed_key(BUCKET))
+    keys = [not_before_key(BUCKET, cut.user)]
+    keys += [blacklist_key(BUCKET, ref.user, ref.token) for ref in refs[:2]]
+    cluster.half_move_keys(BUCKET, target, keys)
+    async with following(cluster.url) as follower:
+        assert follower.feed.figures.scans > 0
+        assert all(follower.knows(ref) for ref in (*refs, cut))
 
 
 # Outages

@@ -1,0 +1,1 @@
+"""`authz revoke --from-file`: many revocations from a file, on from where it was interrupted."""
