@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 import httpx
+from chaos.oracle import MAX_STALENESS
 from chaos.stage import Fault, Stage
 from chaos.traffic import revoke_many
 from chaos.world import Lines, Seat
@@ -33,8 +34,8 @@ MOVING = 1.0
 """Seconds for which a slot stands on both sides; revocations for it wait."""
 CLOCK_OFF = 3.0
 """Seconds, either way: within `leeway` (5 s), beyond max_staleness and negative_ttl."""
-MANY = 3000
-"""Revocations that a restarted sidecar has to take in; as many as a few seconds can write."""
+MANY = 20_000
+"""Revocations that a restarted sidecar has to take in: two or three seconds of writing."""
 SLOWED = 0.03
 """Seconds for each piece that comes from a node, so that taking these in lasts for a second."""
 
@@ -222,11 +223,11 @@ def restart_in_an_outage(stage: Stage) -> None:
         for seat in seats:
             seat.lines.cut()
         with stage.trouble(seats, blind=True):
-            stage.hold(ONE_WAY)
+            stage.hold(MAX_STALENESS + 1)
             for seat in seats:
                 stage.dice.choice([seat.kill, seat.stop])()
                 seat.start()
-            stage.hold(stage.dice.uniform(0, ONE_WAY))
+            stage.hold(stage.dice.uniform(0, MAX_STALENESS + 1))
         for seat in seats:
             seat.lines.restore()
 
@@ -327,7 +328,7 @@ FAULTS = [
     Fault("reshard", reshard),
     Fault("flush all", flush_all, needs_feed=True),
     Fault("trim the stream", trim_the_stream, needs_feed=True),
-    Fault("restart mid-sync", restart_mid_sync),
+    Fault("restart mid-sync", restart_mid_sync, needs_feed=True),
     Fault("restart in a cut", restart_in_an_outage, opens=True),
     Fault("clocks off", clocks_off, opens=True),
     Fault("part regions", part_the_regions, prepare=join_two_regions, needs_relay=True),

@@ -70,8 +70,6 @@ class Promises:
     feed: bool
     """They follow the feed: they know what was revoked without asking, and stay by it. Without it
     a token's revocation is known to a sidecar only once it refused it."""
-    reconciling: bool
-    """They re-check after an outage what they let through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,22 +252,18 @@ def passed_unrecorded(evidence: Evidence, _promises: Promises) -> Iterator[str]:
             yield describe(evidence, answer)
 
 
-def not_reconciled(evidence: Evidence, promises: Promises) -> Iterator[str]:
+def not_reconciled(evidence: Evidence, _promises: Promises) -> Iterator[str]:
     """After an outage each distinct token that was let through is re-checked, on record, with all
     its requests (promise 5); by the next life of the sidecar where it was ended before.
     """
-    if not promises.reconciling:
-        return
     for sidecar, tokens in outstanding(evidence).items():
         for token, requests in sorted(tokens.items()):
             if requests > 0:
                 yield f"{sidecar}: {token} was let through {requests} times and not reconciled"
 
 
-def reconciled_wrongly(evidence: Evidence, promises: Promises) -> Iterator[str]:
+def reconciled_wrongly(evidence: Evidence, _promises: Promises) -> Iterator[str]:
     """The re-check says what is the case."""
-    if not promises.reconciling:
-        return
     for sidecar, records in evidence.audits.items():
         for record in records:
             if record["event"] == "reconciled":

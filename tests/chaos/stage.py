@@ -24,14 +24,11 @@ from chaos.oracle import (
     outstanding,
 )
 from chaos.traffic import Feeds, Traffic, sweep
-from chaos.world import HAS_FEED, Lines, Region, Seat, World
+from chaos.world import Lines, Region, Seat, World
 
-from authz.audit import fields as audit_fields
 from support.cluster import ValkeyCluster
 from support.process import ChildProcess
 from support.waiting import wait_until
-
-PROMISES = Promises(feed=HAS_FEED, reconciling=hasattr(audit_fields, "RECONCILED"))
 
 WARM = 3.0
 """Seconds of traffic before the fault. After PATIENCE a sidecar must know what was revoked in the
@@ -119,14 +116,14 @@ class Fault:
     prepare: Callable[[Stage], None] | None = None
     """Before the traffic begins."""
     needs_feed: bool = False
+    """It is about what a sidecar knows without asking."""
     needs_relay: bool = False
     opens: bool = False
     """It takes long enough that sidecars must fail open."""
 
-    @property
-    def lacking(self) -> str:
+    def lacking(self, promises: Promises) -> str:
         """What has to be there first; empty where it can be run."""
-        if self.needs_feed and not HAS_FEED:
+        if self.needs_feed and not promises.feed:
             return "needs the feed"
         if self.needs_relay and not has_relay():
             return "needs `authz relay`"
@@ -205,7 +202,7 @@ def _perform(fault: Fault, stage: Stage) -> Outcome:
     evidence = _gather(stage, began)
     evidence.live, evidence.subscribed = feeds.live, feeds.subscribed
     outcome = _outcome(fault, evidence, ledger, settled)
-    outcome.findings = judge(evidence, PROMISES)
+    outcome.findings = judge(evidence, world.promises)
     outcome.error = _nothing_proved(fault, evidence, struck)
     return outcome
 
@@ -244,8 +241,7 @@ def _gather(stage: Stage, began: float) -> Evidence:
         wall=time.time() - time.monotonic(),
     )
     _read_audits(world, evidence)
-    if PROMISES.reconciling:
-        _wait_reconciled(world, evidence)
+    _wait_reconciled(world, evidence)
     evidence.missing = [name for region in world.regions for name in _missing(region, ledger)]
     evidence.processes = [seat.process() for seat in world.seats]
     return evidence

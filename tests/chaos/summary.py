@@ -34,16 +34,13 @@ def _table(outcomes: Sequence[Outcome], promises: Promises, seed: int) -> Table:
         grid.add_column(heading, justify="right", no_wrap=True)
     grid.add_column("verdict", no_wrap=True)
     for outcome in outcomes:
-        grid.add_row(outcome.fault, *_figures(outcome, promises), verdict(outcome))
+        grid.add_row(outcome.fault, *_figures(outcome), verdict(outcome))
     return grid
 
 
-def _figures(outcome: Outcome, promises: Promises) -> list[str]:
+def _figures(outcome: Outcome) -> list[str]:
     if outcome.skipped or not outcome.checks:
         return [""] * len(HEADINGS)
-    tokens = str(outcome.through)
-    if promises.reconciling:
-        tokens += f" = {outcome.reconciled}"
     return [
         f"{outcome.seconds:.0f}",
         f"{outcome.acknowledged:,}",
@@ -53,7 +50,7 @@ def _figures(outcome: Outcome, promises: Promises) -> list[str]:
         "at once" if outcome.settled is None else _after(outcome.settled),
         str(outcome.wrong),
         f"{outcome.fail_opens:,} = {outcome.recorded:,}",
-        tokens,
+        f"{outcome.through:,} = {outcome.reconciled:,}",
     ]
 
 

@@ -32,8 +32,8 @@ from chaos.oracle import (
     judge,
 )
 
-FEED = Promises(feed=True, reconciling=True)
-LOOKUPS = Promises(feed=False, reconciling=False)
+FEED = Promises(feed=True)
+LOOKUPS = Promises(feed=False)
 HERE, THERE = "north", "south"
 
 

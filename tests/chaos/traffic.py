@@ -6,12 +6,12 @@ Both are bounded in their rate, so that what is slow is the thing under test and
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count
 from random import Random
-from typing import Self
+from typing import NamedTuple, Self
 
 from chaos.ask import Asker
 from chaos.evidence import REFUSED, Answer
@@ -133,23 +133,25 @@ class Revoker(Worker):
             self._ledger.good.append(mint(subject=token.subject, age=SUCCESSOR_AGE))
 
 
-async def revoke_many(url: str, number: int, *, at_once: int = 64) -> None:
-    """So many revocations of tokens that nobody holds, to be synchronised. StoreError."""
-    numbers = iter(range(number))
+class Anyone(NamedTuple):
+    """Of many, to be synchronised."""
 
-    async def write(store: RevocationStore) -> None:
-        for one in numbers:
-            ref = mint_ref(one)
-            await store.revoke_token(ref)
+    revocation: TokenRevocation
+
+
+async def revoke_many(url: str, number: int) -> None:
+    """So many revocations of tokens that nobody holds. StoreError: one was not acknowledged."""
+
+    async def everyone() -> AsyncIterator[Anyone]:
+        for one in range(number):
+            name = f"{time.time_ns():x}-{one}".ljust(43, "_")
+            expires_at = int(time.time()) + 3600
+            yield Anyone(TokenRevocation(name, name, one % BUCKETS, expires_at, note("many")))
 
     async with opened(url, start=False, write_timeout=WRITE_TIMEOUT) as told:
-        await asyncio.gather(*(write(told.store) for _ in range(at_once)))
-
-
-def mint_ref(number: int) -> TokenRevocation:
-    """A revocation of a token that is never asked about: random digests, no signature."""
-    name = f"{time.time_ns():x}-{number}".ljust(43, "_")
-    return TokenRevocation(name, name, number % BUCKETS, int(time.time()) + 3600, note("many"))
+        async for outcome in told.store.revoke_many(everyone()):
+            if outcome.error:
+                raise StoreError(outcome.error)
 
 
 class Checker(Worker):

@@ -20,17 +20,14 @@ from typing import Any, Self
 
 from chaos.ask import Asker, EnvoyAsker, GrpcAsker
 from chaos.evidence import Life, Process, Window
-from chaos.oracle import MAX_STALENESS
+from chaos.oracle import MAX_STALENESS, Promises
 
-from authz.settings import Settings
 from support.cluster import ValkeyCluster
 from support.envoy import Envoy, ExtAuthz
 from support.proxy import Direction, TcpProxy
 from support.sidecar import Sidecar
 from support.upstream import Upstream
 from support.waiting import wait_until
-
-HAS_FEED = "feed" in Settings.model_fields
 
 SEATS = 3
 """Sidecars of the first region; the first of them is behind Envoy."""
@@ -163,12 +160,15 @@ class Seat:
         return (
             bool(store["connected"])
             and all(node["state"] == "closed" for node in store["nodes"].values())
-            and (not HAS_FEED or all(_follows(status["feed"])))
+            and (status["feed"] is None or all(_follows(status["feed"])))
         )
 
     def follows(self) -> tuple[bool, bool]:
-        """Whether its feed is live, and whether it is subscribed, by its own word."""
-        return _follows(self.sidecar.status()["feed"])
+        """Whether its feed is live, and whether it is subscribed, by its own word. One that has no
+        feed is in order.
+        """
+        feed = self.sidecar.status()["feed"]
+        return (True, True) if feed is None else _follows(feed)
 
     def mark(self) -> None:
         """A scenario begins: what it uses and writes from here on counts."""
@@ -211,8 +211,10 @@ def _follows(feed: Mapping[str, Any]) -> tuple[bool, bool]:
 class Region:
     """A cluster and the sidecars that ask it."""
 
-    def __init__(self, name: str, folder: Path, number: int) -> None:
+    def __init__(self, name: str, folder: Path, number: int, *, feed: bool) -> None:
+        """`feed`: whether the sidecars follow it."""
         self.name = name
+        self._feed = feed
         self.folder = folder
         self._number = number
         self._stack = ExitStack()
@@ -257,7 +259,7 @@ class Region:
     def _seat(self, number: int, upstream: Upstream | None) -> None:
         name = f"{self.name}{number}"
         lines = self.lines(number)
-        settings = sidecar_settings(self.folder / name, lines.url)
+        settings = sidecar_settings(self.folder / name, lines.url, feed=self._feed)
         if number == FORGETFUL:
             settings["cache"] = {"revocations": FEW}
         sidecar = Sidecar(self.folder / name, settings)
@@ -281,8 +283,10 @@ class Region:
 class World:
     """One region, or two. As a context manager all of it is ended, whatever happened."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, feed: bool = True) -> None:
+        """`feed`: whether the sidecars follow it, or only look up."""
         self.folder = folder
+        self.promises = Promises(feed=feed)
         self.windows: list[Window] = []
         self.regions: list[Region] = []
         self.related = 0.0
@@ -319,7 +323,7 @@ class World:
     def add_region(self, seats: int) -> Region:
         number = next(self._numbers)
         name = f"r{number}-"
-        region = Region(name, self.folder / name, number)
+        region = Region(name, self.folder / name, number, feed=self.promises.feed)
         self._stack.callback(region.stop)
         region.start(seats, self.upstream if number == 1 else None)
         self.regions.append(region)
@@ -334,12 +338,10 @@ class World:
             region.mend()
 
 
-def sidecar_settings(folder: Path, url: str) -> dict[str, Any]:
+def sidecar_settings(folder: Path, url: str, *, feed: bool) -> dict[str, Any]:
     """Failing open on record, and slow to give up on its own audit."""
-    settings: dict[str, Any] = {
+    return {
         "store": {"url": url, "timeout": STORE_TIMEOUT},
         "audit": {"path": str(folder / "audit.jsonl"), "timeout": "2s"},
+        "feed": {"enabled": feed, "max_staleness": f"{MAX_STALENESS:g}s"},
     }
-    if HAS_FEED:
-        settings["feed"] = {"enabled": True, "max_staleness": f"{MAX_STALENESS:g}s"}
-    return settings
