@@ -14,7 +14,7 @@ from chaos.traffic import revoke_many
 from chaos.world import Lines, Seat
 
 from authz.revocation.record import feed_key
-from support.cluster import ValkeyCluster
+from support.cluster import Node, ValkeyCluster
 from support.ports import LOOPBACK, free_port
 from support.process import ChildProcess
 from support.proxy import Direction
@@ -51,11 +51,7 @@ def kill_a_master(stage: Stage) -> None:
         cluster.kill(victim)
         cluster.wait_failover(victim)
 
-    def bring_back() -> None:
-        cluster.restart(victim)
-        cluster.wait_ok()
-
-    stage.afterwards(bring_back)
+    stage.afterwards(lambda: _bring_back(cluster, victim))
 
 
 def kill_a_replica(stage: Stage) -> None:
@@ -65,11 +61,12 @@ def kill_a_replica(stage: Stage) -> None:
     with stage.trouble():
         cluster.kill(victim)
 
-    def bring_back() -> None:
-        cluster.restart(victim)
-        cluster.wait_ok()
+    stage.afterwards(lambda: _bring_back(cluster, victim))
 
-    stage.afterwards(bring_back)
+
+def _bring_back(cluster: ValkeyCluster, victim: Node) -> None:
+    cluster.restart(victim)
+    cluster.wait_ok()
 
 
 def kill_all_nodes(stage: Stage) -> None:
@@ -133,6 +130,32 @@ def cut(seconds: float) -> Callable[[Stage], None]:
                 seat.lines.restore()
 
     return strike
+
+
+def lose_a_node(stage: Stage) -> None:
+    """Some sidecars can't reach one master, which is well, so that nobody takes its place."""
+    seats = stage.some_seats()
+    victim = stage.cluster.master_of(stage.dice.randrange(BUCKETS))
+    with stage.trouble(seats):
+        for seat in seats:
+            seat.lines.cut(victim)
+        stage.hold(ONE_WAY)
+        for seat in seats:
+            seat.lines.restore()
+
+
+def fail_over_in_a_cut(stage: Stage) -> None:
+    """A master dies while some sidecars are cut off, and they come back into another cluster."""
+    seats = stage.some_seats()
+    victim = stage.cluster.master_of(stage.dice.randrange(BUCKETS))
+    with stage.trouble():
+        for seat in seats:
+            seat.lines.cut()
+        stage.cluster.kill(victim)
+        stage.cluster.wait_failover(victim)
+        for seat in seats:
+            seat.lines.restore()
+    stage.afterwards(lambda: _bring_back(stage.cluster, victim))
 
 
 def lose_a_direction(direction: Direction) -> Callable[[Stage], None]:
@@ -323,6 +346,8 @@ FAULTS = [
     Fault("freeze a node", freeze_a_node),
     Fault("cut 1 s", cut(1.0)),
     Fault("cut 30 s", cut(30.0), opens=True),
+    Fault("lose a node", lose_a_node, opens=True),
+    Fault("failover in a cut", fail_over_in_a_cut),
     Fault("lose requests", lose_a_direction("to_server"), opens=True),
     Fault("lose answers", lose_a_direction("to_client"), opens=True),
     Fault("reshard", reshard),

@@ -22,7 +22,7 @@ from chaos.ask import Asker, EnvoyAsker, GrpcAsker
 from chaos.evidence import Life, Process, Window
 from chaos.oracle import MAX_STALENESS, Promises
 
-from support.cluster import ValkeyCluster
+from support.cluster import Node, ValkeyCluster
 from support.envoy import Envoy, ExtAuthz
 from support.proxy import Direction, TcpProxy
 from support.sidecar import Sidecar
@@ -73,10 +73,11 @@ class Lines:
         while self._proxies:
             self._proxies.pop().stop()
 
-    def cut(self) -> None:
-        """Connections break, new ones are refused."""
+    def cut(self, node: Node | None = None) -> None:
+        """Connections break, new ones are refused: to this node, or to all."""
         for proxy in self._proxies:
-            proxy.cut()
+            if node is None or proxy.port == node.port:
+                proxy.cut()
 
     def block(self, direction: Direction) -> None:
         """Connections stay, and nothing comes through in one direction until `restore`."""
