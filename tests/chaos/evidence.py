@@ -49,6 +49,8 @@ class Revocation:
     """None: it was not. It may be in the store all the same."""
     lost: float = math.inf
     """When the store was made to forget it (FLUSHALL)."""
+    cut_off: bool = False
+    """By a cut-off of its user, who logged in again and may be cut off again."""
 
 
 class Life(NamedTuple):
@@ -101,6 +103,8 @@ class Evidence:
     """Sidecar to its region."""
     related: float = 0.0
     """Since when regions have heard of each other without a break."""
+    trimmed: float = -math.inf
+    """When the streams were cut last."""
     known: Mapping[tuple[str, int], frozenset[str]] = field(default_factory=dict)
     """Sidecar and life to the tokens that it refused as revoked before the scenario began."""
     audits: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)

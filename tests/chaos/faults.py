@@ -205,6 +205,7 @@ def trim_the_stream(stage: Stage) -> None:
         stage.hold(stage.dice.uniform(1, 3))
         for bucket in range(BUCKETS):
             stage.cluster.master_of(bucket).command("XTRIM", feed_key(bucket), "MAXLEN", 0)
+        stage.world.trimmed = time.monotonic()
         for seat in seats:
             seat.lines.restore()
 

@@ -289,6 +289,12 @@ def _wrong_verdict(evidence: Evidence, sidecar: str, record: Mapping[str, Any]) 
         yield "to have been revoked, and was not"
         return
     said = _seconds(record["revoked_at"]) - evidence.wall  # by the revoker's clock, which is ours
+    if (
+        said > revocation.attempted
+        and revocation.cut_off
+        and revocation.attempted < evidence.trimmed
+    ):
+        return  # the key has the user's last cut-off, and only the stream, which we cut, the first
     if abs(said - revocation.attempted) > SCHEDULING:
         yield f"to have been revoked {said - revocation.attempted:+.1f} s from when it was"
 

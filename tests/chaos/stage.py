@@ -237,6 +237,7 @@ def _gather(stage: Stage, began: float) -> Evidence:
         windows=world.windows,
         regions={seat.name: seat.region for seat in world.seats},
         related=world.related,
+        trimmed=world.trimmed,
         known=ledger.known,
         wall=time.time() - time.monotonic(),
     )

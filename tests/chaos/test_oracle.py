@@ -184,6 +184,7 @@ BROKEN: dict[str, list[Evidence]] = {
         seen(revocations=[revoked(at=17)], **audit(opened(), looked_at(revoked_at=17))),
         seen(revocations=[T], **audit(opened(), looked_at())),
         seen(revocations=[T], **audit(opened(), looked_at(revoked_at=3))),
+        seen(revocations=[revoked(cut_off=True)], **audit(opened(), looked_at(revoked_at=3))),
         # How often, and how often too late.
         seen(**audit(looked_at())),
         seen(**audit(opened(), looked_at(requests=2))),
@@ -262,6 +263,11 @@ FINE: dict[str, Evidence] = {
         **cut(5, 14),
         **audit(opened(6), opened(12.5), looked_at(requests=2, last_at=when(12.5))),
     ),
+    "a second cut-off of the user, where the stream with the first was cut": seen(
+        revocations=[revoked(cut_off=True)],
+        trimmed=4.0,
+        **audit(opened(), looked_at(revoked_at=3)),
+    ),
     "looked at by a clock that is ahead": seen(
         revocations=[revoked(at=13)],
         lives=AHEAD,
@@ -295,11 +301,11 @@ def test_without_the_feed_a_sidecar_knows_only_what_it_refused() -> None:
     """So it may fail open for what it was never asked about, also for a slow moment's sake."""
     unasked = seen(
         said(6, FAIL_OPEN, request_id="x"), said(30 + PATIENCE, REVOKED), revocations=[T],
-        **cut(5, 30), **audit(opened(request_id="x")),
+        **cut(5, 30), **audit(opened(request_id="x"), looked_at(at=31, revoked_at=1)),
     )  # fmt: skip
     assert broken(unasked, FEED) >= {"passed though known"}
     assert broken(unasked, LOOKUPS) == set()
-    slow = seen(said(1, FAIL_OPEN, request_id="x"), **audit(opened(request_id="x")))
+    slow = seen(said(1, FAIL_OPEN, request_id="x"), **audit(opened(request_id="x"), looked_at()))
     assert broken(slow, LOOKUPS) == set()
     asked = seen(said(1.5, REVOKED), *unasked.answers, revocations=[T], **cut(5, 30))
     assert "forgotten" in broken(asked, LOOKUPS)

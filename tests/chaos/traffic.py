@@ -115,7 +115,7 @@ class Revoker(Worker):
         share = self._dice.random()
         cut = time.time() - CUTOFF_AGE
         everything = share < CUTOFF_SHARE and token.ref.issued_at < cut
-        self._ledger.attempt(token, self._region.name)
+        self._ledger.attempt(token, self._region.name, cut_off=everything)
         try:
             if everything:
                 user, bucket = token.ref.user, token.ref.bucket

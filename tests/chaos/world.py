@@ -8,6 +8,7 @@ proxy on the port of each node, and whoever enters by 127.0.0.1 to the nodes the
 """
 
 import json
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -291,6 +292,7 @@ class World:
         self.windows: list[Window] = []
         self.regions: list[Region] = []
         self.related = 0.0
+        self.trimmed = -math.inf
         """As in Evidence."""
         self.upstream = Upstream()
         self._numbers = count(1)
