@@ -17,10 +17,12 @@ from types import FrameType
 
 from chaos.faults import FAULTS
 from chaos.ledger import Ledger
-from chaos.stage import PROMISES, Fault, Outcome, Stage, perform
-from chaos.summary import table, verdict
+from chaos.oracle import Promises
+from chaos.stage import Fault, Outcome, Stage, perform
+from chaos.summary import reasons, table, verdict
 from chaos.world import World
 from rich.console import Console
+from rich.text import Text
 
 SCENARIO_LIMIT = 150
 """Seconds. The longest scenario lasts 30 s and some 10 of preparation and judgement; what waits for
@@ -31,19 +33,16 @@ WIDTH = 132
 """Columns of the summary, also where the terminal has fewer or there is none."""
 
 
-def run(faults: Iterator[Fault], seed: int, *, warm: float | None = None) -> Iterator[Outcome]:
-    """Each fault in one and the same world, which is ended at the end."""
+def run(faults: Iterator[Fault], promises: Promises, seed: int, folder: Path) -> Iterator[Outcome]:
+    """Each fault in one and the same world, which is ended at the end. Its logs are in `folder`."""
     dice = Random(seed)
-    with tempfile.TemporaryDirectory(prefix="chaos-") as folder, World(Path(folder)) as world:
+    with World(folder, feed=promises.feed) as world:
         ledger = Ledger()
         for fault in faults:
-            if fault.lacking:
-                yield Outcome(fault.name, skipped=fault.lacking)
+            if lacking := fault.lacking(promises):
+                yield Outcome(fault.name, skipped=lacking)
                 continue
-            stage = Stage(world, ledger, Random(dice.random()))
-            if warm is not None:
-                stage.warm = warm
-            yield _perform(fault, stage)
+            yield _perform(fault, Stage(world, ledger, Random(dice.random())))
 
 
 def _perform(fault: Fault, stage: Stage) -> Outcome:
@@ -71,9 +70,11 @@ def once(faults: Sequence[Fault], dice: Random) -> Iterator[Fault]:
     yield from dice.sample(faults, len(faults))
 
 
-def until(deadline: float, faults: Sequence[Fault], dice: Random) -> Iterator[Fault]:
+def until(
+    deadline: float, faults: Sequence[Fault], promises: Promises, dice: Random
+) -> Iterator[Fault]:
     """Any of them, as long as there is time; none that lacks something."""
-    able = [fault for fault in faults if not fault.lacking]
+    able = [fault for fault in faults if not fault.lacking(promises)]
     while able and time.monotonic() < deadline:
         yield dice.choice(able)
 
@@ -86,6 +87,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="repeat a run (default: another each time)")
     parser.add_argument("--seconds", type=float, help="faults at random until this time is over")
     parser.add_argument("--only", action="append", metavar="NAME", help=", ".join(names))
+    parser.add_argument("--no-feed", action="store_true", help="sidecars that only look up")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="put logs and audits there")
     arguments = parser.parse_args()
     for name in arguments.only or []:
         if name not in names:
@@ -94,23 +97,27 @@ def main() -> int:
         parser.error("it runs on Linux only, where each address of 127.0.0.0/8 is this machine")
     signal.signal(signal.SIGTERM, _ended)  # or all its children would be left behind
     seed = SystemRandom().randrange(10**6) if arguments.seed is None else arguments.seed
-    return _run_and_tell(arguments.only or names, arguments.seconds, seed)
+    promises = Promises(feed=not arguments.no_feed)
+    wanted = [fault for fault in FAULTS if fault.name in (arguments.only or names)]
+    dice = Random(seed)
+    order = once(wanted, dice)
+    if arguments.seconds is not None:
+        order = until(time.monotonic() + arguments.seconds, wanted, promises, dice)
+    with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
+        return _run_and_tell(order, promises, seed, arguments.keep or Path(temporary))
 
 
-def _run_and_tell(names: Sequence[str], seconds: float | None, seed: int) -> int:
+def _run_and_tell(faults: Iterator[Fault], promises: Promises, seed: int, folder: Path) -> int:
     console = Console()
     console.width = max(console.width, WIDTH)
     console.print(f"seed {seed} (ARGS=--seed={seed} repeats this order and these victims)")
-    wanted = [fault for fault in FAULTS if fault.name in names]
-    dice = Random(seed)
-    order = (
-        once(wanted, dice) if seconds is None else until(time.monotonic() + seconds, wanted, dice)
-    )
     outcomes = []
-    for outcome in run(order, seed):
+    for outcome in run(faults, promises, seed, folder):
         outcomes.append(outcome)
         console.print(f"{outcome.fault}: ", verdict(outcome), sep="")
-    console.print(table(outcomes, PROMISES, seed))
+        for reason in reasons(outcome):
+            console.print("  ", Text(reason), sep="")
+    console.print(table(outcomes, promises, seed))
     return int(any(outcome.findings or outcome.error for outcome in outcomes) or not outcomes)
 
 

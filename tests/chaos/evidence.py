@@ -49,6 +49,8 @@ class Revocation:
     """None: it was not. It may be in the store all the same."""
     lost: float = math.inf
     """When the store was made to forget it (FLUSHALL)."""
+    cut_off: bool = False
+    """By a cut-off of its user, who logged in again and may be cut off again."""
 
 
 class Life(NamedTuple):
@@ -62,6 +64,8 @@ class Life(NamedTuple):
     """When it was killed or stopped on purpose; infinity while it runs."""
     ahead: float = 0.0
     """Seconds that its wall clock is ahead of everybody's."""
+    instance: str = ""
+    """What its records in the audit name it; empty where it ended before it said so."""
 
 
 class Window(NamedTuple):
@@ -99,10 +103,16 @@ class Evidence:
     """Sidecar to its region."""
     related: float = 0.0
     """Since when regions have heard of each other without a break."""
+    trimmed: float = -math.inf
+    """When the streams were cut last."""
     known: Mapping[tuple[str, int], frozenset[str]] = field(default_factory=dict)
     """Sidecar and life to the tokens that it refused as revoked before the scenario began."""
     audits: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     """Sidecar to the records that its audit got in this scenario."""
+    live: Mapping[str, float] = field(default_factory=dict)
+    """Sidecar to when, after the recovery, it first said that its feed is live."""
+    subscribed: Mapping[str, float] = field(default_factory=dict)
+    """The same of its subscription."""
     wall: float = 0.0
     """Seconds since 1970 at which the harness's clock said 0."""
     missing: Sequence[str] = ()

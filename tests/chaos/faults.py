@@ -5,11 +5,17 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 
+import httpx
+from chaos.oracle import MAX_STALENESS
 from chaos.stage import Fault, Stage
 from chaos.traffic import revoke_many
+from chaos.world import Lines, Seat
 
 from authz.revocation.record import feed_key
+from support.cluster import Node, ValkeyCluster
+from support.ports import LOOPBACK, free_port
 from support.process import ChildProcess
 from support.proxy import Direction
 from support.revocations import BUCKETS
@@ -28,10 +34,10 @@ MOVING = 1.0
 """Seconds for which a slot stands on both sides; revocations for it wait."""
 CLOCK_OFF = 3.0
 """Seconds, either way: within `leeway` (5 s), beyond max_staleness and negative_ttl."""
-STARTING = (0.4, 1.6)
-"""Seconds after the start of a sidecar: from its first connection to its being ready and longer."""
-MANY = 3000
-"""Revocations that a restarted sidecar has to take in; as many as a few seconds can write."""
+MANY = 20_000
+"""Revocations that a restarted sidecar has to take in: two or three seconds of writing."""
+SLOWED = 0.03
+"""Seconds for each piece that comes from a node, so that taking these in lasts for a second."""
 
 
 # ---- Nodes
@@ -45,11 +51,7 @@ def kill_a_master(stage: Stage) -> None:
         cluster.kill(victim)
         cluster.wait_failover(victim)
 
-    def bring_back() -> None:
-        cluster.restart(victim)
-        cluster.wait_ok()
-
-    stage.afterwards(bring_back)
+    stage.afterwards(lambda: _bring_back(cluster, victim))
 
 
 def kill_a_replica(stage: Stage) -> None:
@@ -59,11 +61,12 @@ def kill_a_replica(stage: Stage) -> None:
     with stage.trouble():
         cluster.kill(victim)
 
-    def bring_back() -> None:
-        cluster.restart(victim)
-        cluster.wait_ok()
+    stage.afterwards(lambda: _bring_back(cluster, victim))
 
-    stage.afterwards(bring_back)
+
+def _bring_back(cluster: ValkeyCluster, victim: Node) -> None:
+    cluster.restart(victim)
+    cluster.wait_ok()
 
 
 def kill_all_nodes(stage: Stage) -> None:
@@ -129,9 +132,35 @@ def cut(seconds: float) -> Callable[[Stage], None]:
     return strike
 
 
+def lose_a_node(stage: Stage) -> None:
+    """Some sidecars can't reach one master, which is well, so that nobody takes its place."""
+    seats = stage.some_seats()
+    victim = stage.cluster.master_of(stage.dice.randrange(BUCKETS))
+    with stage.trouble(seats):
+        for seat in seats:
+            seat.lines.cut(victim)
+        stage.hold(ONE_WAY)
+        for seat in seats:
+            seat.lines.restore()
+
+
+def fail_over_in_a_cut(stage: Stage) -> None:
+    """A master dies while some sidecars are cut off, and they come back into another cluster."""
+    seats = stage.some_seats()
+    victim = stage.cluster.master_of(stage.dice.randrange(BUCKETS))
+    with stage.trouble():
+        for seat in seats:
+            seat.lines.cut()
+        stage.cluster.kill(victim)
+        stage.cluster.wait_failover(victim)
+        for seat in seats:
+            seat.lines.restore()
+    stage.afterwards(lambda: _bring_back(stage.cluster, victim))
+
+
 def lose_a_direction(direction: Direction) -> Callable[[Stage], None]:
-    """Connections stay and can be made; what is sent in this direction arrives after the end.
-    Whoever sends nothing is not blind: pushes may still come.
+    """Connections stay and can be made; what is sent in this direction arrives after the end. Where
+    that is the requests, pushes still come, but nobody can ask whether any is missing.
     """
 
     def strike(stage: Stage) -> None:
@@ -139,7 +168,7 @@ def lose_a_direction(direction: Direction) -> Callable[[Stage], None]:
         with stage.trouble(seats):
             for seat in seats:
                 seat.lines.block(direction)
-            with stage.trouble(seats, blind=direction == "to_client"):
+            with stage.trouble(seats, blind=True):
                 stage.hold(ONE_WAY)
             for seat in seats:
                 seat.lines.restore()
@@ -151,11 +180,20 @@ def lose_a_direction(direction: Direction) -> Callable[[Stage], None]:
 
 
 def flush_all(stage: Stage) -> None:
-    """FLUSHALL on every master: the store has forgotten, and the sidecars must not."""
+    """FLUSHALL on every master, while one sidecar may be away: the store has forgotten, and the
+    sidecars must not.
+    """
+    away = stage.dice.choice([[], [stage.dice.choice(stage.world.home.seats)]])
     with stage.trouble():
+        for seat in away:
+            seat.lines.cut()
         before = time.monotonic()
         stage.cluster.flush()
         stage.ledger.lose(before)
+        if away:
+            stage.hold(stage.dice.uniform(0, ONE_WAY))
+        for seat in away:
+            seat.lines.restore()
 
 
 def trim_the_stream(stage: Stage) -> None:
@@ -167,6 +205,7 @@ def trim_the_stream(stage: Stage) -> None:
         stage.hold(stage.dice.uniform(1, 3))
         for bucket in range(BUCKETS):
             stage.cluster.master_of(bucket).command("XTRIM", feed_key(bucket), "MAXLEN", 0)
+        stage.world.trimmed = time.monotonic()
         for seat in seats:
             seat.lines.restore()
 
@@ -180,29 +219,68 @@ def restart_mid_sync(stage: Stage) -> None:
     seat = stage.dice.choice(stage.world.home.seats)
     with stage.trouble([seat]):
         seat.kill()
+        seat.lines.slow(SLOWED)
         seat.begin()
-        stage.hold(stage.dice.uniform(*STARTING))
+        wait_until(lambda: _is_syncing(seat), f"{seat.name} takes in what it missed")
+        stage.hold(stage.dice.uniform(0, SLOWED))
         seat.kill()
+        seat.lines.restore()
         seat.start()
 
 
-def clock_off(stage: Stage) -> None:
-    """A sidecar lives for a while with a clock that is three seconds off, and is cut off in it,
-    for what is done by the clock in an outage.
+def _is_syncing(seat: Seat) -> bool:
+    try:
+        feed = seat.sidecar.status()["feed"]
+    except httpx.HTTPError:  # not yet
+        return False
+    if feed["live"]:
+        raise AssertionError(f"{seat.name} was in sync before it could be killed")
+    return bool(feed["entries"]["synced"])
+
+
+def restart_in_an_outage(stage: Stage) -> None:
+    """A sidecar, or all, are ended while they are cut off, some by kill -9, and the next lives
+    begin without a store. What both let through is to be looked at again.
     """
-    seat = stage.dice.choice(stage.world.home.seats)
-    ahead = stage.dice.choice([-CLOCK_OFF, CLOCK_OFF])
-    with stage.trouble([seat]):
-        seat.stop()
-        seat.start(ahead=ahead)
-        wait_until(seat.is_connected, f"{seat.name} is connected")
+    seats = stage.some_seats()
+    with stage.trouble(seats):
+        for seat in seats:
+            seat.lines.cut()
+        with stage.trouble(seats, blind=True):
+            stage.hold(MAX_STALENESS + 1)
+            for seat in seats:
+                stage.dice.choice([seat.kill, seat.stop])()
+                seat.start()
+            stage.hold(stage.dice.uniform(0, MAX_STALENESS + 1))
+        for seat in seats:
+            seat.lines.restore()
+
+
+def clocks_off(stage: Stage) -> None:
+    """Two sidecars live for a while with clocks that are three seconds off, one ahead and one
+    behind, and are cut off in it, for what is done by the clock in an outage.
+    """
+    seats = stage.dice.sample(stage.world.home.seats, 2)
+    off = dict(zip(seats, (-CLOCK_OFF, CLOCK_OFF), strict=True))
+    with stage.trouble(seats):
+        for seat in seats:
+            seat.stop()
+            seat.start(ahead=off[seat])
+        for seat in seats:
+            wait_until(seat.is_connected, f"{seat.name} is connected")
     stage.hold(ONE_WAY)
-    with stage.trouble([seat]):
-        seat.lines.cut()
+    with stage.trouble(seats):
+        for seat in seats:
+            seat.lines.cut()
         stage.hold(ONE_WAY)
-        written = datetime.fromisoformat(seat.audit()[-1]["time"]).timestamp()
-        seat.lines.restore()
-    off = written - time.time()
+        for seat in seats:
+            _check_clock(seat, off[seat])
+            seat.lines.restore()
+
+
+def _check_clock(seat: Seat, ahead: float) -> None:
+    """By the audit, to which something is written all the time while it is cut off."""
+    off = datetime.fromisoformat(seat.audit()[-1]["time"]).timestamp() - time.time()
     if abs(off - ahead) > CLOCK_OFF / 2:
         raise AssertionError(f"{seat.name}'s clock is {off:.1f} s off, which should be {ahead}")
 
@@ -222,25 +300,41 @@ def join_two_regions(stage: Stage) -> None:
         lines = source.lines(RELAYS_ADDRESS)
         stage.relay_lines.append(lines)
         stage.at_the_end(lines.stop)
-        relay = ChildProcess(
-            [
-                sys.executable, "-m", "authz", "relay",
-                "--from", lines.url, "--to", target.cluster.url,
-            ],
-            log=away.folder / f"relay-from-{source.name}.log",
-        )  # fmt: skip
-        stage.at_the_end(relay.stop)
-        relay.start()
+        _start_relay(stage, lines, target.cluster, away.folder / f"relay-from-{source.name}.log")
     world.related = time.monotonic()
 
 
+def _start_relay(stage: Stage, lines: Lines, target: ValkeyCluster, log: Path) -> None:
+    http = f"{LOOPBACK}:{free_port()}"
+    relay = ChildProcess(
+        [
+            sys.executable, "-m", "authz", "relay", "--http-listen", http,
+            "--from", lines.url, "--to", target.url,
+        ],
+        log=log,
+    )  # fmt: skip
+    stage.relays.append(relay)
+    stage.at_the_end(relay.stop)
+
+    def ready() -> bool:
+        try:
+            return httpx.get(f"http://{http}/readyz", trust_env=False).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    relay.start(ready)
+
+
 def part_the_regions(stage: Stage) -> None:
-    """Cut off from each other and joined again, while revocations go on in both. No sidecar is
-    disturbed by it.
+    """Cut off from each other and joined again, while revocations go on in both, and one of the
+    relays dies meanwhile, to go on where it was. No sidecar is disturbed by it.
     """
     for lines in stage.relay_lines:
         lines.cut()
     stage.hold(PARTED)
+    relay = stage.dice.choice(stage.relays)
+    relay.kill()
+    relay.start()
     for lines in stage.relay_lines:
         lines.restore()
     stage.world.related = stage.recovered = time.monotonic()
@@ -253,12 +347,15 @@ FAULTS = [
     Fault("freeze a node", freeze_a_node),
     Fault("cut 1 s", cut(1.0)),
     Fault("cut 30 s", cut(30.0), opens=True),
+    Fault("lose a node", lose_a_node, opens=True),
+    Fault("failover in a cut", fail_over_in_a_cut),
     Fault("lose requests", lose_a_direction("to_server"), opens=True),
     Fault("lose answers", lose_a_direction("to_client"), opens=True),
     Fault("reshard", reshard),
     Fault("flush all", flush_all, needs_feed=True),
     Fault("trim the stream", trim_the_stream, needs_feed=True),
-    Fault("restart mid-sync", restart_mid_sync),
-    Fault("clock off", clock_off, opens=True),
+    Fault("restart mid-sync", restart_mid_sync, needs_feed=True),
+    Fault("restart in a cut", restart_in_an_outage, opens=True),
+    Fault("clocks off", clocks_off, opens=True),
     Fault("part regions", part_the_regions, prepare=join_two_regions, needs_relay=True),
 ]

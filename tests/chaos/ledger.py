@@ -93,8 +93,8 @@ class Ledger:
         self.good.append(mint())  # first: another thread may be choosing by the length
         return self.good.popleft()
 
-    def attempt(self, token: Token, region: str) -> Revocation:
-        revocation = Revocation(token.name, region, time.monotonic())
+    def attempt(self, token: Token, region: str, *, cut_off: bool) -> Revocation:
+        revocation = Revocation(token.name, region, time.monotonic(), cut_off=cut_off)
         self.revocations[token.name] = revocation
         return revocation
 

@@ -4,8 +4,8 @@ Pure: all of it is computed from `Evidence`. Each rule is a function that yields
 """
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -36,8 +36,20 @@ PATIENCE = MAX_STALENESS + SCHEDULING
 RELAY_LAG = 2.0
 """Seconds that a revocation may take on its way into another region, beside PATIENCE."""
 
-RECONCILED_WITHIN = 10.0
-"""Seconds after the recovery. Re-checks are background work and go slowly on purpose."""
+RECONCILED_WITHIN = 5.0
+"""Seconds after the recovery: a probe of the breaker and a look of the reconciler, half a second
+each, and a second for each thousand tokens, of which a scenario has at most two. Then a machine's
+slowness, of which background work gets most."""
+
+SUBSCRIBED_WITHIN = 5.0
+"""Seconds after the recovery. A subscription that hears nothing is given up after 2.5, and is tried
+again at least once a second; then a second to connect, and SCHEDULING."""
+
+CLOCKS_AGREE = 0.001
+"""Seconds: the grain of the audit's times."""
+
+COUNTED_EXACTLY = 32
+"""Requests of a token up to which `requests_after` is exact; of more it is never too few."""
 
 POSSIBLY_SHARE = 1e-3
 """Of the checks of tokens that nobody revoked. The filters' own rate is 1e-6, so a thousandth means
@@ -58,8 +70,6 @@ class Promises:
     feed: bool
     """They follow the feed: they know what was revoked without asking, and stay by it. Without it
     a token's revocation is known to a sidecar only once it refused it."""
-    reconciling: bool
-    """They re-check after an outage what they let through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +160,21 @@ def not_refused_after_all(evidence: Evidence, _promises: Promises) -> Iterator[s
             yield describe(evidence, answer)
 
 
+def feed_not_whole_again(evidence: Evidence, promises: Promises) -> Iterator[str]:
+    """Max_staleness after the recovery each sidecar is sure of all it follows, and soon after that
+    it is pushed revocations, too.
+    """
+    if not promises.feed:
+        return
+    for sidecar in evidence.regions:
+        live = evidence.live.get(sidecar, math.inf) - evidence.recovered
+        if live > PATIENCE:
+            yield f"{sidecar}'s feed was live after {live:.1f} s"
+        subscribed = evidence.subscribed.get(sidecar, math.inf) - evidence.recovered
+        if subscribed > SUBSCRIBED_WITHIN:
+            yield f"{sidecar} was subscribed after {subscribed:.1f} s"
+
+
 def lost_in_the_store(evidence: Evidence, _promises: Promises) -> Iterator[str]:
     """Nothing that was acknowledged is lost (promise 3)."""
     yield from evidence.missing
@@ -227,33 +252,71 @@ def passed_unrecorded(evidence: Evidence, _promises: Promises) -> Iterator[str]:
             yield describe(evidence, answer)
 
 
-def not_reconciled(evidence: Evidence, promises: Promises) -> Iterator[str]:
-    """After an outage each distinct token that was let through is re-checked, on record
-    (promise 5), unless the sidecar was ended before.
+def not_reconciled(evidence: Evidence, _promises: Promises) -> Iterator[str]:
+    """After an outage each distinct token that was let through is re-checked, on record, with all
+    its requests (promise 5); by the next life of the sidecar where it was ended before.
     """
-    if not promises.reconciling:
-        return
-    through, reconciled = let_through(evidence), reconciliations(evidence)
-    for sidecar, tokens in through.items():
-        for token in sorted(tokens - reconciled[sidecar].keys()):
-            yield f"{sidecar}: {token} was let through and never reconciled"
+    for sidecar, tokens in outstanding(evidence).items():
+        for token, requests in sorted(tokens.items()):
+            if requests > 0:
+                yield f"{sidecar}: {token} was let through {requests} times and not reconciled"
 
 
-def reconciled_wrongly(evidence: Evidence, promises: Promises) -> Iterator[str]:
+def reconciled_wrongly(evidence: Evidence, _promises: Promises) -> Iterator[str]:
     """The re-check says what is the case."""
-    if not promises.reconciling:
+    for sidecar, records in evidence.audits.items():
+        for record in records:
+            if record["event"] == "reconciled":
+                wrong = [*_wrong_verdict(evidence, sidecar, record), *_wrong_count(records, record)]
+                yield from (f"{sidecar}: {record['token']} is said {what}" for what in wrong)
+    for sidecar, tokens in outstanding(evidence).items():
+        for token, requests in sorted(tokens.items()):
+            if requests < 0:
+                yield f"{sidecar}: {token} is reconciled {-requests} times more than let through"
+
+
+def _wrong_verdict(evidence: Evidence, sidecar: str, record: Mapping[str, Any]) -> Iterator[str]:
+    revocation = evidence.revocations.get(record["token"])
+    at = recorded_at(evidence, sidecar, record)
+    if not record["was_revoked"]:
+        if revocation is None or revocation.region != evidence.regions[sidecar]:
+            return  # it isn't, or the relay may have been on its way
+        acknowledged = math.inf if revocation.acknowledged is None else revocation.acknowledged
+        if acknowledged + SCHEDULING < at < revocation.lost:
+            yield "not to have been revoked, and was"
         return
-    for sidecar, by_token in reconciliations(evidence).items():
-        for token, record in by_token.items():
-            revocation = evidence.revocations.get(token)
-            at = recorded_at(evidence, sidecar, record)
-            said = bool(record["was_revoked"])
-            if said and (revocation is None or at + SCHEDULING < revocation.attempted):
-                yield f"{sidecar}: {token} is said to have been revoked, and was not"
-            elif not said and revocation is not None and revocation.acknowledged is not None:
-                local = revocation.region == evidence.regions[sidecar]
-                if local and revocation.acknowledged + SCHEDULING < at < revocation.lost:
-                    yield f"{sidecar}: {token} is said not to have been revoked, and was"
+    if revocation is None or at + SCHEDULING < revocation.attempted:
+        yield "to have been revoked, and was not"
+        return
+    said = _seconds(record["revoked_at"]) - evidence.wall  # by the revoker's clock, which is ours
+    if (
+        said > revocation.attempted
+        and revocation.cut_off
+        and revocation.attempted < evidence.trimmed
+    ):
+        return  # the key has the user's last cut-off, and only the stream, which we cut, the first
+    if abs(said - revocation.attempted) > SCHEDULING:
+        yield f"to have been revoked {said - revocation.attempted:+.1f} s from when it was"
+
+
+def _wrong_count(records: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> Iterator[str]:
+    """Of the requests that came when it was revoked or later. All by the sidecar's own clock."""
+    if not record["was_revoked"]:
+        if record["requests_after"]:
+            yield "to have been used after it was revoked, which it is said not to be"
+        return
+    first, last, revoked = (
+        _seconds(record[name]) for name in ("first_at", "last_at", "revoked_at")
+    )
+    after = sum(
+        one["event"] == "fail_open"
+        and one["token"] == record["token"]
+        and max(first, revoked) - CLOCKS_AGREE / 2 < _seconds(one["time"]) <= last
+        for one in records
+    )
+    told = record["requests_after"]
+    if told < after or (told > after and record["requests"] <= COUNTED_EXACTLY):
+        yield f"to have been used {told} times after it was revoked, and was {after} times"
 
 
 # ---- The processes
@@ -281,7 +344,7 @@ RULES: Mapping[str, Rule] = {
     rule.__name__.replace("_", " "): rule
     for rule in (
         allowed_though_stale, forgotten, passed_though_known, not_refused_after_all,
-        lost_in_the_store, refused_though_good, often_possibly_revoked,
+        feed_not_whole_again, lost_in_the_store, refused_though_good, often_possibly_revoked,
         unavailable_without_cause, unanswered, sure_though_blind, passed_unrecorded,
         not_reconciled, reconciled_wrongly, died, swollen,
     )
@@ -342,31 +405,39 @@ def is_troubled(evidence: Evidence, answer: Answer) -> bool:
     )
 
 
-def let_through(evidence: Evidence) -> dict[str, set[str]]:
-    """By sidecar, the tokens that the life which still goes on failed open for."""
-    current = {life.sidecar: life.number for life in evidence.lives if math.isinf(life.ended)}
-    through: dict[str, set[str]] = defaultdict(set)
-    for answer in evidence.answers:
-        if answer.decision == FAIL_OPEN and answer.life == current.get(answer.sidecar):
-            through[answer.sidecar].add(answer.token)
-    return through
+def let_through(evidence: Evidence) -> dict[str, Counter[str]]:
+    """By sidecar, the tokens that it failed open for by its audit, and how often."""
+    return {
+        sidecar: Counter(one["token"] for one in records if one["event"] == "fail_open")
+        for sidecar, records in evidence.audits.items()
+    }
 
 
-def reconciliations(evidence: Evidence) -> dict[str, dict[str, Mapping[str, Any]]]:
-    """By sidecar and token, the last record of a re-check."""
-    return defaultdict(
-        dict,
-        {
-            sidecar: {one["token"]: one for one in records if one["event"] == "reconciled"}
-            for sidecar, records in evidence.audits.items()
-        },
-    )
+def outstanding(evidence: Evidence) -> dict[str, Counter[str]]:
+    """By sidecar and token, how many requests were let through and are in no record of a re-check;
+    negative: how many more are in these.
+    """
+    left = let_through(evidence)
+    for sidecar, records in evidence.audits.items():
+        for one in records:
+            if one["event"] == "reconciled":
+                left[sidecar][one["token"]] -= one["requests"]
+    return left
 
 
 def recorded_at(evidence: Evidence, sidecar: str, record: Mapping[str, Any]) -> float:
-    """A record's time on the harness's clock. Exact for the life that goes on."""
-    ahead = [life.ahead for life in sorted(evidence.lives) if life.sidecar == sidecar][-1:]
-    return datetime.fromisoformat(record["time"]).timestamp() - sum(ahead) - evidence.wall
+    """A record's time on the harness's clock."""
+    ahead = sum(
+        life.ahead
+        for life in evidence.lives
+        if life.sidecar == sidecar and life.instance == record["instance"]
+    )
+    return _seconds(record["time"]) - ahead - evidence.wall
+
+
+def _seconds(time: str) -> float:
+    """Since 1970."""
+    return datetime.fromisoformat(time).timestamp()
 
 
 def describe(evidence: Evidence, answer: Answer) -> str:

@@ -1,9 +1,10 @@
 """A scenario: traffic, a fault in it, the recovery, and all that is needed for the judgement."""
 
+import math
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -15,20 +16,19 @@ from chaos.oracle import (
     PATIENCE,
     RECONCILED_WITHIN,
     RELAY_LAG,
+    SUBSCRIBED_WITHIN,
     Finding,
     Promises,
     judge,
     let_through,
-    reconciliations,
+    outstanding,
 )
-from chaos.traffic import Traffic, sweep
-from chaos.world import HAS_FEED, Lines, Region, Seat, World
+from chaos.traffic import Feeds, Traffic, sweep
+from chaos.world import Lines, Region, Seat, World
 
-from authz.audit import fields as audit_fields
 from support.cluster import ValkeyCluster
+from support.process import ChildProcess
 from support.waiting import wait_until
-
-PROMISES = Promises(feed=HAS_FEED, reconciling=hasattr(audit_fields, "RECONCILED"))
 
 WARM = 3.0
 """Seconds of traffic before the fault. After PATIENCE a sidecar must know what was revoked in the
@@ -54,6 +54,7 @@ class Stage:
         self.recovered = 0.0
         self.relay_lines: list[Lines] = []
         """Between the regions."""
+        self.relays: list[ChildProcess] = []
         self._afterwards: list[Callable[[], None]] = []
         self._end = ExitStack()
 
@@ -115,14 +116,14 @@ class Fault:
     prepare: Callable[[Stage], None] | None = None
     """Before the traffic begins."""
     needs_feed: bool = False
+    """It is about what a sidecar knows without asking."""
     needs_relay: bool = False
     opens: bool = False
     """It takes long enough that sidecars must fail open."""
 
-    @property
-    def lacking(self) -> str:
+    def lacking(self, promises: Promises) -> str:
         """What has to be there first; empty where it can be run."""
-        if self.needs_feed and not HAS_FEED:
+        if self.needs_feed and not promises.feed:
             return "needs the feed"
         if self.needs_relay and not has_relay():
             return "needs `authz relay`"
@@ -153,6 +154,8 @@ class Outcome:
     through: int = 0
     """Distinct tokens that were failed open for by sidecars that still run."""
     reconciled: int = 0
+    live: float = 0.0
+    """Seconds from the recovery until the last feed was live again."""
     findings: list[Finding] = field(default_factory=list)
     error: str = ""
     """The harness or the cluster failed, or nothing was proved."""
@@ -190,13 +193,16 @@ def _perform(fault: Fault, stage: Stage) -> Outcome:
         struck = len(ledger.answers)
         fault.strike(stage)
         due = _due(stage, began)
-        settled = sweep(world.seats, due, ledger, until=stage.recovered + PATIENCE)
+        feeds = Feeds(world.seats, until=stage.recovered + SUBSCRIBED_WITHIN)
+        with feeds:
+            settled = sweep(world.seats, due, ledger, until=stage.recovered + PATIENCE)
         time.sleep(max(0.0, stage.recovered + PATIENCE - time.monotonic()))
         stage.run_afterwards()
     _ask_all_again(stage, began)
     evidence = _gather(stage, began)
+    evidence.live, evidence.subscribed = feeds.live, feeds.subscribed
     outcome = _outcome(fault, evidence, ledger, settled)
-    outcome.findings = judge(evidence, PROMISES)
+    outcome.findings = judge(evidence, world.promises)
     outcome.error = _nothing_proved(fault, evidence, struck)
     return outcome
 
@@ -231,12 +237,12 @@ def _gather(stage: Stage, began: float) -> Evidence:
         windows=world.windows,
         regions={seat.name: seat.region for seat in world.seats},
         related=world.related,
+        trimmed=world.trimmed,
         known=ledger.known,
         wall=time.time() - time.monotonic(),
     )
     _read_audits(world, evidence)
-    if PROMISES.reconciling:
-        _wait_reconciled(world, evidence)
+    _wait_reconciled(world, evidence)
     evidence.missing = [name for region in world.regions for name in _missing(region, ledger)]
     evidence.processes = [seat.process() for seat in world.seats]
     return evidence
@@ -248,14 +254,15 @@ def _read_audits(world: World, evidence: Evidence) -> None:
 
 def _wait_reconciled(world: World, evidence: Evidence) -> None:
     """As long as it may take. What is not there by then is the oracle's affair."""
-    through = let_through(evidence)
     until = evidence.recovered + RECONCILED_WITHIN
-    while time.monotonic() < until:
-        reconciled = reconciliations(evidence)
-        if all(tokens <= reconciled[sidecar].keys() for sidecar, tokens in through.items()):
-            return
+    while time.monotonic() < until and any(map(_left, outstanding(evidence).values())):
         time.sleep(0.1)
         _read_audits(world, evidence)
+
+
+def _left(tokens: Mapping[str, int]) -> int:
+    """How many of one sidecar's tokens have requests that no re-check speaks of."""
+    return sum(requests > 0 for requests in tokens.values())
 
 
 def _missing(region: Region, ledger: Ledger) -> list[str]:
@@ -272,7 +279,8 @@ def _outcome(fault: Fault, evidence: Evidence, ledger: Ledger, settled: float | 
         if record["event"] == "fail_open"
     }
     passed = [answer for answer in evidence.answers if answer.decision == FAIL_OPEN]
-    through, reconciled = let_through(evidence), reconciliations(evidence)
+    through = let_through(evidence)
+    open_tokens = sum(map(_left, outstanding(evidence).values()))
     return Outcome(
         fault.name,
         seconds=time.monotonic() - evidence.began,
@@ -290,9 +298,8 @@ def _outcome(fault: Fault, evidence: Evidence, ledger: Ledger, settled: float | 
         fail_opens=len(passed),
         recorded=sum(answer.request_id in ids for answer in passed),
         through=sum(map(len, through.values())),
-        reconciled=sum(
-            len(tokens & reconciled[sidecar].keys()) for sidecar, tokens in through.items()
-        ),
+        reconciled=sum(map(len, through.values())) - open_tokens,
+        live=max(evidence.live.values(), default=math.inf) - evidence.recovered,
     )
 
 

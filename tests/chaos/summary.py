@@ -1,5 +1,6 @@
 """The outcomes as a table, for people."""
 
+import math
 from collections.abc import Sequence
 
 from chaos.oracle import Promises
@@ -8,11 +9,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-HEADINGS = ("s", "revoked", "failed", "checks", "settled", "wrong", "fail-opens", "tokens")
+HEADINGS = ("s", "revoked", "failed", "checks", "live", "settled", "wrong", "fail-opens", "tokens")
 
 LEGEND = """\
 s: seconds of the whole scenario. revoked: acknowledged revocations in it; failed: attempts that \
 were not.
+live: how long after the recovery the last feed was live again.
 settled: how long after the recovery the last revoked token passed somewhere. wrong: refusals of \
 tokens that nobody revoked.
 fail-opens: answers = on record. tokens: failed open for = reconciled."""
@@ -32,32 +34,33 @@ def _table(outcomes: Sequence[Outcome], promises: Promises, seed: int) -> Table:
         grid.add_column(heading, justify="right", no_wrap=True)
     grid.add_column("verdict", no_wrap=True)
     for outcome in outcomes:
-        grid.add_row(outcome.fault, *_figures(outcome, promises), verdict(outcome))
+        grid.add_row(outcome.fault, *_figures(outcome), verdict(outcome))
     return grid
 
 
-def _figures(outcome: Outcome, promises: Promises) -> list[str]:
+def _figures(outcome: Outcome) -> list[str]:
     if outcome.skipped or not outcome.checks:
         return [""] * len(HEADINGS)
-    settled = "at once" if outcome.settled is None else f"{max(0, outcome.settled) * 1000:.0f} ms"
-    tokens = str(outcome.through)
-    if promises.reconciling:
-        tokens += f" = {outcome.reconciled}"
     return [
         f"{outcome.seconds:.0f}",
         f"{outcome.acknowledged:,}",
         f"{outcome.failed:,}",
         f"{outcome.checks:,}",
-        settled,
+        _after(outcome.live),
+        "at once" if outcome.settled is None else _after(outcome.settled),
         str(outcome.wrong),
         f"{outcome.fail_opens:,} = {outcome.recorded:,}",
-        tokens,
+        f"{outcome.through:,} = {outcome.reconciled:,}",
     ]
+
+
+def _after(seconds: float) -> str:
+    return f"{max(0, seconds) * 1000:.0f} ms" if math.isfinite(seconds) else "never"
 
 
 def verdict(outcome: Outcome) -> Text:
     if outcome.skipped:
-        return Text(f"not run: {outcome.skipped}", style="yellow")
+        return Text("not run", style="yellow")
     if outcome.passed:
         return Text("all held", style="green")
     if outcome.findings:
@@ -69,5 +72,10 @@ def _reasons(outcomes: Sequence[Outcome]) -> list[Text]:
     return [
         Text(f"{outcome.fault}: {what}", style="red")
         for outcome in outcomes
-        for what in (*map(str, outcome.findings), *filter(None, [outcome.error]))
+        for what in reasons(outcome)
     ]
+
+
+def reasons(outcome: Outcome) -> list[str]:
+    """What is wrong, a line each."""
+    return [*map(str, outcome.findings), *filter(None, [outcome.error, outcome.skipped])]

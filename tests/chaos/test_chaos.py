@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 WARM = 1.0
 """Seconds of traffic before a fault. `make chaos` takes longer."""
 
-QUICK = ("cut 1 s", "kill a master", "lose answers", "reshard", "trim the stream")
+QUICK = ("kill a master", "restart in a cut", "flush all")
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +42,6 @@ def play(fault: Fault, world: World, ledger: Ledger) -> Outcome:
     "fault", [fault for fault in FAULTS if fault.name in QUICK], ids=lambda fault: fault.name
 )
 def test_every_promise_holds(fault: Fault, world: World, ledger: Ledger) -> None:
-    if fault.lacking:
-        pytest.skip(fault.lacking)
     outcome = play(fault, world, ledger)
     assert [str(finding) for finding in outcome.findings] == []
     assert outcome.error == ""
@@ -72,5 +70,5 @@ def test_broken_promises_are_found(world: World, ledger: Ledger) -> None:
     finally:
         ledger.lose(before=0.0)  # the scenarios after this one shall not look for them
     found = {finding.rule for finding in outcome.findings}
-    assert found >= {"lost in the store", "passed unrecorded"}
+    assert found >= {"lost in the store", "passed unrecorded", "reconciled wrongly"}
     assert outcome.recorded < outcome.fail_opens

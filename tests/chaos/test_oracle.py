@@ -27,12 +27,13 @@ from chaos.oracle import (
     RELAY_LAG,
     RULES,
     SCHEDULING,
+    SUBSCRIBED_WITHIN,
     Promises,
     judge,
 )
 
-FEED = Promises(feed=True, reconciling=True)
-LOOKUPS = Promises(feed=False, reconciling=False)
+FEED = Promises(feed=True)
+LOOKUPS = Promises(feed=False)
 HERE, THERE = "north", "south"
 
 
@@ -50,7 +51,7 @@ def revoked(token: str = "t", at: float = 1.0, **changes: Any) -> Revocation:
 
 
 def seen(*answers: Answer, revocations: Sequence[Revocation] = (), **changes: Any) -> Evidence:
-    """20 seconds in which nothing was done to sidecar `a`."""
+    """20 seconds in which nothing was done to sidecar `a`, whose feed is live."""
     values: dict[str, Any] = {
         "began": 0.0,
         "recovered": 0.0,
@@ -60,8 +61,14 @@ def seen(*answers: Answer, revocations: Sequence[Revocation] = (), **changes: An
         "windows": [],
         "regions": {"a": HERE},
         "audits": {"a": []},
+        **followed(changes.get("recovered", 0.0)),
     }
     return Evidence(**{**values, **changes})
+
+
+def followed(live: float, subscribed: float | None = None) -> dict[str, Any]:
+    """When the sidecar's feed was in order again."""
+    return {"live": {"a": live}, "subscribed": {"a": live if subscribed is None else subscribed}}
 
 
 def cut(start: float, end: float, *, blind: bool = False) -> dict[str, Any]:
@@ -69,8 +76,30 @@ def cut(start: float, end: float, *, blind: bool = False) -> dict[str, Any]:
 
 
 def record(event: str, token: str = "t", at: float = 0.0, **fields: Any) -> dict[str, Any]:
-    time = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
-    return {"event": event, "token": token, "time": time, **fields}
+    return {"event": event, "token": token, "time": when(at), "instance": "", **fields}
+
+
+def opened(at: float = 6.0, token: str = "t", **fields: Any) -> dict[str, Any]:
+    return record("fail_open", token, at, **{"request_id": f"id-{at}", **fields})
+
+
+def looked_at(
+    *, at: float = 15.0, token: str = "t", revoked_at: float | None = None, **fields: Any
+) -> dict[str, Any]:
+    """The record of a re-check: one request, let through at 6 s, and revoked then or not."""
+    values = {
+        "first_at": when(6),
+        "last_at": when(6),
+        "requests": 1,
+        "was_revoked": revoked_at is not None,
+        "revoked_at": "" if revoked_at is None else when(revoked_at),
+        "requests_after": 0 if revoked_at is None or revoked_at > 6 else 1,
+    }
+    return record("reconciled", token, at, **{**values, **fields})
+
+
+def when(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
 
 
 def audit(*records: dict[str, Any]) -> dict[str, Any]:
@@ -84,8 +113,7 @@ def broken(evidence: Evidence, promises: Promises = FEED) -> set[str]:
 T = revoked()
 KNOWN = {("a", 1): frozenset({"t"})}
 RESTARTED = [Life("a", 1, 0.0, 10.0), Life("a", 2, 12.0, math.inf)]
-OPENED = record("fail_open", request_id="id-12.0")
-OTHER = record("reconciled", "u", 15, was_revoked=False)
+AHEAD = [Life("a", 1, 0, math.inf, 3.0, "one")]
 
 BROKEN: dict[str, list[Evidence]] = {
     "allowed though stale": [
@@ -112,6 +140,11 @@ BROKEN: dict[str, list[Evidence]] = {
         seen(said(15, FAIL_OPEN), revocations=[T], **cut(0.5, 12)),
         seen(said(15, UNANSWERED), revocations=[T]),
     ],
+    "feed not whole again": [
+        seen(**cut(5, 8), **followed(8 + PATIENCE + 0.1)),
+        seen(**cut(5, 8), **followed(8, 8 + SUBSCRIBED_WITHIN + 0.1)),
+        seen(live={}),
+    ],
     "lost in the store": [seen(missing=["t"])],
     "refused though good": [
         seen(said(1, REVOKED)),
@@ -137,16 +170,35 @@ BROKEN: dict[str, list[Evidence]] = {
     ],
     "passed unrecorded": [
         seen(said(6, FAIL_OPEN), **cut(5, 8)),
-        seen(said(6, FAIL_OPEN), **cut(5, 8), **audit(record("fail_open", request_id="other"))),
+        seen(said(6, FAIL_OPEN), **cut(5, 8), **audit(opened(request_id="other"))),
     ],
     "not reconciled": [
-        seen(said(12, FAIL_OPEN), **cut(5, 13), **audit(OPENED)),
-        seen(said(12, FAIL_OPEN), **cut(5, 13), **audit(OPENED, OTHER)),
+        seen(**cut(5, 13), **audit(opened())),
+        seen(**cut(5, 13), **audit(opened(), looked_at(token="u"))),
+        seen(**cut(5, 13), **audit(opened(), opened(7), looked_at())),
+        # Also what a life let through that is over.
+        seen(**cut(5, 13), **audit(opened(instance="one")), lives=RESTARTED),
     ],
     "reconciled wrongly": [
-        seen(**audit(record("reconciled", at=15, was_revoked=True))),
-        seen(revocations=[revoked(at=17)], **audit(record("reconciled", at=15, was_revoked=True))),
-        seen(revocations=[T], **audit(record("reconciled", at=15, was_revoked=False))),
+        seen(**audit(opened(), looked_at(revoked_at=5))),
+        seen(revocations=[revoked(at=17)], **audit(opened(), looked_at(revoked_at=17))),
+        seen(revocations=[T], **audit(opened(), looked_at())),
+        seen(revocations=[T], **audit(opened(), looked_at(revoked_at=3))),
+        seen(revocations=[revoked(cut_off=True)], **audit(opened(), looked_at(revoked_at=3))),
+        # How often, and how often too late.
+        seen(**audit(looked_at())),
+        seen(**audit(opened(), looked_at(requests=2))),
+        seen(revocations=[T], **audit(opened(), looked_at(revoked_at=1, requests_after=0))),
+        seen(
+            revocations=[revoked(at=9)],
+            **audit(opened(), looked_at(revoked_at=9, requests_after=1)),
+        ),
+        seen(**audit(opened(), looked_at(requests_after=1))),
+        # By a clock that is ahead: at 14 seconds of everybody's.
+        seen(
+            revocations=[revoked(at=12)], lives=AHEAD,
+            **audit(opened(9), looked_at(at=17, instance="one")),
+        ),
     ],
     "died": [
         seen(processes=[Process("a", running=False, grown=0, traceback=False)]),
@@ -181,9 +233,7 @@ FINE: dict[str, Evidence] = {
         said(9 + PATIENCE, REVOKED),
         revocations=[revoked(at=6)],
         **cut(5, 9, blind=True),
-        **audit(
-            record("fail_open", request_id="x"), record("reconciled", at=9.5, was_revoked=True)
-        ),
+        **audit(opened(request_id="x"), looked_at(at=9.5, revoked_at=6)),
     ),
     "in a cut, sure of what it learnt before": seen(
         said(5 + PATIENCE - 0.1, ALLOW, "good"), **cut(5, 20, blind=True)
@@ -195,7 +245,7 @@ FINE: dict[str, Evidence] = {
         said(12 + PATIENCE, REVOKED, life=2),
         revocations=[T],
         lives=RESTARTED,
-        **audit(record("fail_open", request_id="x"), record("reconciled", at=13, was_revoked=True)),
+        **audit(opened(request_id="x"), looked_at(at=13, revoked_at=1)),
     ),
     "unanswered while it was down": seen(said(11, UNANSWERED), lives=RESTARTED),
     "one of the filter's rare mistakes": seen(said(6, POSSIBLY), said(9, ALLOW), **cut(5, 8)),
@@ -206,16 +256,32 @@ FINE: dict[str, Evidence] = {
     "lost by the store and never known": seen(
         said(9, ALLOW), revocations=[revoked(lost=2)], **cut(2, 2.1)
     ),
-    "reconciled for a life that is over": seen(
-        said(9, FAIL_OPEN, request_id="x"),
+    "looked at by the life after, for both of them": seen(
+        said(6, FAIL_OPEN),
+        said(12.5, FAIL_OPEN, life=2),
         lives=RESTARTED,
         **cut(5, 14),
-        **audit(record("fail_open", request_id="x")),
+        **audit(opened(6), opened(12.5), looked_at(requests=2, last_at=when(12.5))),
     ),
-    "reconciled by a clock that is ahead": seen(
-        revocations=[revoked(at=12)],
-        lives=[Life("a", 1, 0, math.inf, 3.0)],
-        **audit(record("reconciled", at=14, was_revoked=False)),
+    "a second cut-off of the user, where the stream with the first was cut": seen(
+        revocations=[revoked(cut_off=True)],
+        trimmed=4.0,
+        **audit(opened(), looked_at(revoked_at=3)),
+    ),
+    "looked at by a clock that is ahead": seen(
+        revocations=[revoked(at=13)],
+        lives=AHEAD,
+        **audit(opened(), looked_at(at=14, instance="one")),
+    ),
+    "more often than the re-check can count exactly": seen(
+        revocations=[revoked(at=6.5)],
+        **audit(
+            *(opened(6 + n / 100) for n in range(100)),
+            looked_at(revoked_at=6.49, requests=100, requests_after=51, last_at=when(6.99)),
+        ),
+    ),
+    "subscribed a while after it was live": seen(
+        **cut(5, 8), **followed(8 + PATIENCE - 0.1, 8 + SUBSCRIBED_WITHIN - 0.1)
     ),
     "from another region, by the relay": seen(
         said(1 + PATIENCE + RELAY_LAG - 0.1, ALLOW), revocations=[revoked(region=THERE)]
@@ -235,11 +301,11 @@ def test_without_the_feed_a_sidecar_knows_only_what_it_refused() -> None:
     """So it may fail open for what it was never asked about, also for a slow moment's sake."""
     unasked = seen(
         said(6, FAIL_OPEN, request_id="x"), said(30 + PATIENCE, REVOKED), revocations=[T],
-        **cut(5, 30), **audit(record("fail_open", request_id="x")),
+        **cut(5, 30), **audit(opened(request_id="x"), looked_at(at=31, revoked_at=1)),
     )  # fmt: skip
     assert broken(unasked, FEED) >= {"passed though known"}
     assert broken(unasked, LOOKUPS) == set()
-    slow = seen(said(1, FAIL_OPEN, request_id="x"), **audit(record("fail_open", request_id="x")))
+    slow = seen(said(1, FAIL_OPEN, request_id="x"), **audit(opened(request_id="x"), looked_at()))
     assert broken(slow, LOOKUPS) == set()
     asked = seen(said(1.5, REVOKED), *unasked.answers, revocations=[T], **cut(5, 30))
     assert "forgotten" in broken(asked, LOOKUPS)

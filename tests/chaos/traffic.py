@@ -6,12 +6,12 @@ Both are bounded in their rate, so that what is slow is the thing under test and
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count
 from random import Random
-from typing import Self
+from typing import NamedTuple, Self
 
 from chaos.ask import Asker
 from chaos.evidence import REFUSED, Answer
@@ -46,6 +46,9 @@ SUCCESSOR_AGE = 5
 SWEEP_LIMIT = 30.0
 """Seconds for one sidecar and every revocation of a scenario; it should take one."""
 SWEEP_PAUSE = 0.02
+
+LOOK_PAUSE = 0.1
+"""Seconds between two looks at a sidecar's `/status`."""
 
 _request_ids = count(1)
 
@@ -112,7 +115,7 @@ class Revoker(Worker):
         share = self._dice.random()
         cut = time.time() - CUTOFF_AGE
         everything = share < CUTOFF_SHARE and token.ref.issued_at < cut
-        self._ledger.attempt(token, self._region.name)
+        self._ledger.attempt(token, self._region.name, cut_off=everything)
         try:
             if everything:
                 user, bucket = token.ref.user, token.ref.bucket
@@ -130,23 +133,25 @@ class Revoker(Worker):
             self._ledger.good.append(mint(subject=token.subject, age=SUCCESSOR_AGE))
 
 
-async def revoke_many(url: str, number: int, *, at_once: int = 64) -> None:
-    """So many revocations of tokens that nobody holds, to be synchronised. StoreError."""
-    numbers = iter(range(number))
+class Anyone(NamedTuple):
+    """Of many, to be synchronised."""
 
-    async def write(store: RevocationStore) -> None:
-        for one in numbers:
-            ref = mint_ref(one)
-            await store.revoke_token(ref)
+    revocation: TokenRevocation
+
+
+async def revoke_many(url: str, number: int) -> None:
+    """So many revocations of tokens that nobody holds. StoreError: one was not acknowledged."""
+
+    async def everyone() -> AsyncIterator[Anyone]:
+        for one in range(number):
+            name = f"{time.time_ns():x}-{one}".ljust(43, "_")
+            expires_at = int(time.time()) + 3600
+            yield Anyone(TokenRevocation(name, name, one % BUCKETS, expires_at, note("many")))
 
     async with opened(url, start=False, write_timeout=WRITE_TIMEOUT) as told:
-        await asyncio.gather(*(write(told.store) for _ in range(at_once)))
-
-
-def mint_ref(number: int) -> TokenRevocation:
-    """A revocation of a token that is never asked about: random digests, no signature."""
-    name = f"{time.time_ns():x}-{number}".ljust(43, "_")
-    return TokenRevocation(name, name, number % BUCKETS, int(time.time()) + 3600, note("many"))
+        async for outcome in told.store.revoke_many(everyone()):
+            if outcome.error:
+                raise StoreError(outcome.error)
 
 
 class Checker(Worker):
@@ -229,6 +234,41 @@ def together(actions: Sequence[Callable[[], None]]) -> None:
     with ThreadPoolExecutor(len(actions)) as pool:
         for done in [pool.submit(action) for action in actions]:
             done.result()
+
+
+class Feeds:
+    """Watches, inside a `with` block, when each sidecar's feed is in order again; the block's end
+    waits for all of them, or for `until`.
+    """
+
+    def __init__(self, seats: Sequence[Seat], *, until: float) -> None:
+        self.live: dict[str, float] = {}
+        self.subscribed: dict[str, float] = {}
+        """Sidecar to when that was first seen."""
+        self._until = until
+        self._pool = ThreadPoolExecutor(len(seats))
+        self._seats = seats
+
+    def __enter__(self) -> Self:
+        self._watching = [self._pool.submit(self._watch, seat) for seat in self._seats]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+        for done in self._watching:
+            done.result()
+
+    def _watch(self, seat: Seat) -> None:
+        while time.monotonic() < self._until:
+            live, subscribed = seat.follows()
+            now = time.monotonic()
+            if live:
+                self.live.setdefault(seat.name, now)
+            if subscribed:
+                self.subscribed.setdefault(seat.name, now)
+            if seat.name in self.live and seat.name in self.subscribed:
+                return
+            time.sleep(LOOK_PAUSE)
 
 
 class Traffic:

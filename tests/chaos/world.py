@@ -7,8 +7,11 @@ host by which it came. So whoever enters by 127.0.1.1 is sent to 127.0.1.1 only,
 proxy on the port of each node, and whoever enters by 127.0.0.1 to the nodes themselves.
 """
 
+import json
+import math
 import os
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import count
@@ -18,20 +21,21 @@ from typing import Any, Self
 
 from chaos.ask import Asker, EnvoyAsker, GrpcAsker
 from chaos.evidence import Life, Process, Window
-from chaos.oracle import MAX_STALENESS
+from chaos.oracle import MAX_STALENESS, Promises
 
-from authz.settings import Settings
-from support.cluster import ValkeyCluster
+from support.cluster import Node, ValkeyCluster
 from support.envoy import Envoy, ExtAuthz
 from support.proxy import Direction, TcpProxy
 from support.sidecar import Sidecar
 from support.upstream import Upstream
 from support.waiting import wait_until
 
-HAS_FEED = "feed" in Settings.model_fields
-
 SEATS = 3
 """Sidecars of the first region; the first of them is behind Envoy."""
+
+FORGETFUL, FEW = 2, 10
+"""The second sidecar of a region remembers no more revocations than this exactly, so that it lives
+by its filter, as all do by the revocations of before their start."""
 
 STORE_TIMEOUT = "100ms"
 """Four times the default: the lines to Redis are Python programs on a machine that is busy."""
@@ -70,22 +74,28 @@ class Lines:
         while self._proxies:
             self._proxies.pop().stop()
 
-    def cut(self) -> None:
-        """Connections break, new ones are refused."""
+    def cut(self, node: Node | None = None) -> None:
+        """Connections break, new ones are refused: to this node, or to all."""
         for proxy in self._proxies:
-            proxy.cut()
+            if node is None or proxy.port == node.port:
+                proxy.cut()
 
     def block(self, direction: Direction) -> None:
         """Connections stay, and nothing comes through in one direction until `restore`."""
         for proxy in self._proxies:
             proxy.block(direction)
 
+    def slow(self, seconds: float) -> None:
+        """Hold all that comes from the nodes this long, piece by piece, until `restore`."""
+        for proxy in self._proxies:
+            proxy.delay(seconds, "to_client")
+
     def restore(self) -> None:
         for proxy in self._proxies:
             proxy.restore()
 
 
-@dataclass
+@dataclass(eq=False)
 class Seat:
     """A sidecar's place: it may be killed and started again, and then begins a new life."""
 
@@ -124,7 +134,9 @@ class Seat:
         """Begin the next life; it is ready on return."""
         self.begin(ahead=ahead)
         self.sidecar.process.wait_ready(self.sidecar.is_ready)
-        self.lives[-1] = self.lives[-1]._replace(ready=time.monotonic())
+        ready = time.monotonic()
+        instance = self.sidecar.status()["audit"]["instance"]
+        self.lives[-1] = self.lives[-1]._replace(ready=ready, instance=instance)
         self._memory = max(self._memory, self._resident())
 
     def kill(self) -> None:
@@ -144,21 +156,34 @@ class Seat:
         return GrpcAsker(self.sidecar.address)
 
     def is_connected(self) -> bool:
-        """Whether it says that the store is in order."""
-        store = self.sidecar.status()["store"]
-        return bool(store["connected"]) and all(
-            node["state"] == "closed" for node in store["nodes"].values()
+        """Whether it says that the store and the feed are in order."""
+        status = self.sidecar.status()
+        store = status["store"]
+        return (
+            bool(store["connected"])
+            and all(node["state"] == "closed" for node in store["nodes"].values())
+            and (status["feed"] is None or all(_follows(status["feed"])))
         )
+
+    def follows(self) -> tuple[bool, bool]:
+        """Whether its feed is live, and whether it is subscribed, by its own word. One that has no
+        feed is in order.
+        """
+        feed = self.sidecar.status()["feed"]
+        return (True, True) if feed is None else _follows(feed)
 
     def mark(self) -> None:
         """A scenario begins: what it uses and writes from here on counts."""
         self._memory = self._resident()
-        self._read_to = len(self.sidecar.audit())
+        path = self.sidecar.audit_path
+        self._read_to = path.stat().st_size if path.exists() else 0
         self._log_length = len(self.sidecar.log_text())
 
     def audit(self) -> list[dict[str, Any]]:
-        """What its audit got since `mark`."""
-        return self.sidecar.audit()[self._read_to :]
+        """What its audit got since `mark`, of all events."""
+        path = self.sidecar.audit_path
+        new = path.read_bytes()[self._read_to :] if path.exists() else b""
+        return [json.loads(line) for line in new[: new.rfind(b"\n") + 1].splitlines()]
 
     def process(self) -> Process:
         running = self.sidecar.process.running
@@ -180,11 +205,18 @@ class Seat:
         return int(line.split()[1]) / 1024
 
 
+def _follows(feed: Mapping[str, Any]) -> tuple[bool, bool]:
+    """Of the part of `/status` that tells of the feed."""
+    return bool(feed["live"]), feed["subscription"]["node"] is not None
+
+
 class Region:
     """A cluster and the sidecars that ask it."""
 
-    def __init__(self, name: str, folder: Path, number: int) -> None:
+    def __init__(self, name: str, folder: Path, number: int, *, feed: bool) -> None:
+        """`feed`: whether the sidecars follow it."""
         self.name = name
+        self._feed = feed
         self.folder = folder
         self._number = number
         self._stack = ExitStack()
@@ -229,7 +261,10 @@ class Region:
     def _seat(self, number: int, upstream: Upstream | None) -> None:
         name = f"{self.name}{number}"
         lines = self.lines(number)
-        sidecar = Sidecar(self.folder / name, sidecar_settings(self.folder / name, lines.url))
+        settings = sidecar_settings(self.folder / name, lines.url, feed=self._feed)
+        if number == FORGETFUL:
+            settings["cache"] = {"revocations": FEW}
+        sidecar = Sidecar(self.folder / name, settings)
         self._stack.callback(sidecar.stop)
         envoy = None
         if upstream is not None:
@@ -250,11 +285,14 @@ class Region:
 class World:
     """One region, or two. As a context manager all of it is ended, whatever happened."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, feed: bool = True) -> None:
+        """`feed`: whether the sidecars follow it, or only look up."""
         self.folder = folder
+        self.promises = Promises(feed=feed)
         self.windows: list[Window] = []
         self.regions: list[Region] = []
         self.related = 0.0
+        self.trimmed = -math.inf
         """As in Evidence."""
         self.upstream = Upstream()
         self._numbers = count(1)
@@ -288,7 +326,7 @@ class World:
     def add_region(self, seats: int) -> Region:
         number = next(self._numbers)
         name = f"r{number}-"
-        region = Region(name, self.folder / name, number)
+        region = Region(name, self.folder / name, number, feed=self.promises.feed)
         self._stack.callback(region.stop)
         region.start(seats, self.upstream if number == 1 else None)
         self.regions.append(region)
@@ -303,12 +341,10 @@ class World:
             region.mend()
 
 
-def sidecar_settings(folder: Path, url: str) -> dict[str, Any]:
+def sidecar_settings(folder: Path, url: str, *, feed: bool) -> dict[str, Any]:
     """Failing open on record, and slow to give up on its own audit."""
-    settings: dict[str, Any] = {
+    return {
         "store": {"url": url, "timeout": STORE_TIMEOUT},
         "audit": {"path": str(folder / "audit.jsonl"), "timeout": "2s"},
+        "feed": {"enabled": feed, "max_staleness": f"{MAX_STALENESS:g}s"},
     }
-    if HAS_FEED:
-        settings["feed"] = {"enabled": True, "max_staleness": f"{MAX_STALENESS:g}s"}
-    return settings
