@@ -74,9 +74,13 @@ class Acknowledged:
     bucket: int
     entry: Entry
     at: float
-    """Monotonic."""
+    """True time. Seconds since 1970."""
     lost_at: float | None = None
     """When the store forgot it."""
+    was_named: bool = False
+    """The feed had been told a tip by then that was as far as this. What it read beyond, in the few
+    milliseconds until the next tip, it can't miss.
+    """
 
 
 class Event(Enum):

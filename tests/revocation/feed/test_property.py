@@ -101,6 +101,9 @@ class FollowedStore(RuleBasedStateMachine):
             observe_lag=lambda _: None,
         )
         self.feed._source = cast("Any", self.world)
+        self.world.named_at = 0.0
+        for one in self.acknowledged:
+            one.was_named = False  # to this one, nothing was named yet
 
     def stop(self) -> None:
         self.loop.run_until_complete(self.feed.aclose())
@@ -144,7 +147,7 @@ class FollowedStore(RuleBasedStateMachine):
     def acknowledge(self, entry: Entry, buckets: Any) -> None:
         for bucket in buckets:
             self.world.write(bucket, entry)
-        self.acknowledged += [Acknowledged(bucket, entry, self.monotonic) for bucket in buckets]
+        self.acknowledged += [Acknowledged(bucket, entry, self.world.now) for bucket in buckets]
         self.turn()
 
     # Pushes
@@ -334,7 +337,8 @@ class FollowedStore(RuleBasedStateMachine):
             if one.lost_at is None and (
                 kept is None or kept.before < one.entry.before or kept.expires < one.entry.expires
             ):
-                one.lost_at = self.monotonic
+                one.lost_at = self.world.now
+                one.was_named = one.at < self.world.named_at
         self.turn()
 
     @rule(bucket=st.sampled_from(range(BUCKETS)), left=st.integers(0, 3))
@@ -370,13 +374,13 @@ class FollowedStore(RuleBasedStateMachine):
         """Acknowledged before it was asked for, and not lost before it could be read."""
         for bucket, live_until in enumerate(self.knowledge.live_until):
             if live_until != self.verified.get(bucket, (NEVER, 0.0))[0]:
-                self.verified[bucket] = live_until, self.monotonic
+                self.verified[bucket] = live_until, self.world.now
         for one in self.acknowledged:
             live_until, verified_at = self.verified.get(one.bucket, (NEVER, 0.0))
             if self.world.now * 1000 >= one.entry.expires:
                 continue
             is_there = one.lost_at is None or one.lost_at > verified_at
-            if one.at < live_until - MAX_STALENESS and is_there:
+            if one.at < self.true_time(live_until - MAX_STALENESS) and is_there:
                 assert self.is_known(one.entry), one
 
     @invariant()
@@ -428,19 +432,23 @@ class FollowedStore(RuleBasedStateMachine):
             assert ref in self.cleared
         if isinstance(finding, Clear):
             assert ref in self.cleared
-            lost_at = self.lost_at(ref)
-            asked_at = self.knowledge.live_until[ref.bucket] - MAX_STALENESS
-            assert lost_at is not None
-            assert asked_at <= lost_at, "a matching tip was asked for after the store lost it"
+            losses = self.losses_of(ref)
+            assert losses
+            asked_at = self.true_time(self.knowledge.live_until[ref.bucket] - MAX_STALENESS)
+            for one in losses:
+                assert not one.was_named or asked_at <= (one.lost_at or 0.0), "its loss is unseen"
         assert not isinstance(finding, Unavailable)
 
-    def lost_at(self, ref: TokenRef) -> float | None:
-        losses = [
-            one.lost_at
+    def losses_of(self, ref: TokenRef) -> list[Acknowledged]:
+        return [
+            one
             for one in self.acknowledged
-            if one.entry.token == ref.token and one.bucket == ref.bucket
+            if one.entry.token == ref.token and one.bucket == ref.bucket and one.lost_at
         ]
-        return max((at for at in losses if at is not None), default=None)
+
+    def true_time(self, monotonic: float) -> float:
+        """Of a moment in the past."""
+        return self.world.now - (self.monotonic - monotonic)
 
     def was_ever_revoked(self, ref: TokenRef) -> bool:
         return any(
