@@ -20,29 +20,53 @@
 --
 -- Entries are numbered without a gap (`seq`). The tip names the last one, the oldest one that the
 -- stream has left by its age (`first`), and the epoch: a number drawn anew where there is no tip,
--- so that whoever followed the stream before sees that its history is gone.
+-- so that whoever followed the stream before sees that its history is gone. What somebody else cut
+-- from the stream doesn't move `first` on: so whoever reads the stream sees that it isn't whole.
 --
 -- A repeated call writes the key again with the value it has. The value does not change, but the
 -- replication offset does, and that is what makes the WAIT that follows mean something.
 local feed, tip = KEYS[1], KEYS[2]
 local keep = tonumber(ARGV[1])
 local results, pushed = {}, {}
-local epoch, seq, last, oldest
+local epoch, seq, last, oldest, first
+local trims = true  -- all that the stream has lost, it lost by age
 
 local function text(number)
   return string.format('%.0f', number)
 end
 
+-- Milliseconds of its id, and number, of the stream's oldest entry; nothing where there is none.
+local function begins()
+  local entry = redis.call('XRANGE', feed, '-', '+', 'COUNT', 1)[1]
+  if not entry then
+    return nil, nil
+  end
+  local number = '0'  -- an entry of before they were numbered
+  for n = 1, #entry[2], 2 do
+    if entry[2][n] == 'seq' then
+      number = entry[2][n + 1]
+    end
+  end
+  return tonumber(string.match(entry[1], '^%d+')), number
+end
+
 -- Read once, and only where something is to be added.
 local function read_tip()
   local now = redis.call('TIME')
-  local known = redis.call('HMGET', tip, 'epoch', 'seq', 'id')
+  local known = redis.call('HMGET', tip, 'epoch', 'seq', 'id', 'first')
   oldest = text(now[1] * 1000 - keep)
   epoch, seq, last = known[1], tonumber(known[2]), known[3]
   if not (epoch and seq and last) then
     local dice = {now[1], now[2], feed, unpack(ARGV, 2, 7)}
     epoch = string.sub(redis.sha1hex(table.concat(dice, ' ')), 1, 16)
-    seq, last = 0, ''
+    seq, last, known[4] = 0, '', nil
+  end
+  local began_at, began_with = begins()
+  first = known[4] or '0'
+  if began_at then
+    trims = began_with == first or began_at < tonumber(oldest)
+  else
+    trims = seq == 0
   end
 end
 
@@ -90,14 +114,11 @@ for n = 3, #KEYS do
 end
 
 if epoch then
-  local first = redis.call('XRANGE', feed, '-', '+', 'COUNT', 1)[1]
-  local number = '0'  -- an entry of before they were numbered
-  for n = 1, #first[2], 2 do
-    if first[2][n] == 'seq' then
-      number = first[2][n + 1]
-    end
+  if trims then
+    local _, number = begins()
+    first = number
   end
-  redis.call('HSET', tip, 'epoch', epoch, 'seq', text(seq), 'id', last, 'first', number)
+  redis.call('HSET', tip, 'epoch', epoch, 'seq', text(seq), 'id', last, 'first', first)
   redis.call('PUBLISH', feed, cjson.encode(pushed))
 end
 return results
