@@ -357,5 +357,5 @@ FAULTS = [
     Fault("restart mid-sync", restart_mid_sync, needs_feed=True),
     Fault("restart in a cut", restart_in_an_outage, opens=True),
     Fault("clocks off", clocks_off, opens=True),
-    Fault("part regions", part_the_regions, prepare=join_two_regions, needs_relay=True),
+    Fault("part regions", part_the_regions, prepare=join_two_regions),
 ]
