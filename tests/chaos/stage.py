@@ -232,6 +232,7 @@ def _gather(stage: Stage, began: float) -> Evidence:
     _read_audits(world, evidence)
     _wait_reconciled(world, evidence)
     evidence.missing = [name for region in world.regions for name in _missing(region, ledger)]
+    evidence.tampered = {seat.name: seat.tampered() for seat in world.seats}
     evidence.processes = [seat.process() for seat in world.seats]
     return evidence
 

@@ -23,6 +23,8 @@ from chaos.ask import Asker, EnvoyAsker, GrpcAsker
 from chaos.evidence import Life, Process, Window
 from chaos.oracle import MAX_STALENESS, Promises
 
+from authz.audit.chain import parse_head
+from authz.audit.verify import Verification
 from support.cluster import Node, ValkeyCluster
 from support.envoy import Envoy, ExtAuthz
 from support.proxy import Direction, TcpProxy
@@ -184,6 +186,15 @@ class Seat:
         path = self.sidecar.audit_path
         new = path.read_bytes()[self._read_to :] if path.exists() else b""
         return [json.loads(line) for line in new[: new.rfind(b"\n") + 1].splitlines()]
+
+    def tampered(self) -> list[str]:
+        """What is wrong with its whole audit as a chain, up to the head that it tells."""
+        head = self.sidecar.status()["audit"]["head"]
+        verification = Verification([] if head is None else [parse_head(head)])
+        if self.sidecar.audit_path.exists():
+            verification.read(self.sidecar.audit_path)
+        verification.finish()
+        return [str(problem) for problem in (*verification.problems, *verification.unlinked)]
 
     def process(self) -> Process:
         running = self.sidecar.process.running
