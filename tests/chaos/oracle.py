@@ -47,9 +47,9 @@ again at least once a second; then a second to connect, and SCHEDULING."""
 
 STARTING = 2.5
 """Seconds more until the feed of a sidecar is live that was started anew: max_staleness speaks of
-what is missed by one that follows, and one that doesn't yet asks the store. All revocations are to be
-read: some ten thousand, a third of a second by the target of 30 s for a million, and several times
-that by lines in Python on a machine that does the harness's work besides."""
+what is missed by one that follows, and one that doesn't yet asks the store. All revocations are to
+be read: some ten thousand, a third of a second by the target of 30 s for a million, and several
+times that by lines in Python on a machine that does the harness's work besides."""
 
 CLOCKS_AGREE = 0.001
 """Seconds: the grain of the audit's times."""
