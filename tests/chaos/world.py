@@ -37,7 +37,7 @@ SEATS = 3
 
 FORGETFUL, FEW = 2, 10
 """The second sidecar of a region remembers no more revocations than this exactly, so that it lives
-by its filter, as all do by the revocations of before their start."""
+by its filter, as all do by the revocations of before their start. Without the feed there is none."""
 
 STORE_TIMEOUT = "100ms"
 """Four times the default: the lines to Redis are Python programs on a machine that is busy."""
@@ -273,7 +273,7 @@ class Region:
         name = f"{self.name}{number}"
         lines = self.lines(number)
         settings = sidecar_settings(self.folder / name, lines.url, feed=self._feed)
-        if number == FORGETFUL:
+        if self._feed and number == FORGETFUL:
             settings["cache"] = {"revocations": FEW}
         sidecar = Sidecar(self.folder / name, settings)
         self._stack.callback(sidecar.stop)
