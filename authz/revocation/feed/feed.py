@@ -178,8 +178,6 @@ class Feed:
         """
         position = self._positions[bucket]
         asked_in = position.at
-        if asked_in is None:
-            return True  # what was read so far is being compared as a whole, and not yet
         address = next(iter(self._source.by_primary([bucket])), None)
         if address is None or not self._source.answers(address):
             return False
@@ -192,7 +190,7 @@ class Feed:
             return False
         if bucket not in tips:
             return False
-        if position.at is not None and position.judge(asked_in, tips[bucket]) is Step.LOST:
+        if position.judge(asked_in, tips[bucket]) is Step.LOST:
             self._lose([bucket])
         return True
 
