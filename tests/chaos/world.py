@@ -36,8 +36,8 @@ SEATS = 3
 """Sidecars of the first region; the first of them is behind Envoy."""
 
 FORGETFUL, FEW = 2, 10
-"""The second sidecar of a region remembers no more revocations than this exactly, so that it lives
-by its filter, as all do by the revocations of before their start. Without the feed there is none."""
+"""Where there is the feed, the second sidecar of a region remembers no more revocations than this
+exactly, so that it lives by its filter, as all do by the revocations of before their start."""
 
 STORE_TIMEOUT = "100ms"
 """Four times the default: the lines to Redis are Python programs on a machine that is busy."""
