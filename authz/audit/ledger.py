@@ -21,7 +21,9 @@ class _Settled:
 
 
 class Ledger:
-    """Collects records, in any order. Every request's time is kept, 16 bytes each."""
+    """Collects records. Every request's time is kept, 16 bytes each, and twice while no record of
+    a re-check has followed.
+    """
 
     def __init__(self, *, but: str = "") -> None:
         """`but`: an instance whose records are passed over."""
@@ -29,6 +31,7 @@ class Ledger:
         """Lines that are no records."""
         self._but = but
         self._tokens: dict[TokenRef, LetThrough] = {}
+        self._unsettled: dict[TokenRef, Times] = {}
         self._settled: dict[TokenRef, _Settled] = {}
 
     def read(self, line: bytes) -> None:
@@ -52,15 +55,16 @@ class Ledger:
         return None if settled is None else settled.trace
 
     def outstanding(self) -> list[LetThrough]:
-        """Tokens with requests that no `reconciled` record speaks of, and these requests alone."""
+        """Tokens with requests of which no `reconciled` record speaks that was read after theirs,
+        and these requests alone. The time alone wouldn't tell: the clock may have been set back
+        between the two.
+        """
         left: list[LetThrough] = []
-        for ref, token in self._tokens.items():
-            settled = self._settled.get(ref)
-            times = token.times if settled is None else token.times.after(settled.last_at)
-            if times.total:
-                left.append(
-                    LetThrough(token.issuer, token.subject, token.token_id, ref, times.bounded())
-                )
+        for ref, times in self._unsettled.items():
+            token = self._tokens[ref]
+            left.append(
+                LetThrough(token.issuer, token.subject, token.token_id, ref, times.bounded())
+            )
         return left
 
     def _take(self, record: dict[str, Any]) -> bool:
@@ -86,12 +90,16 @@ class Ledger:
                 record["issuer"], record["subject"], record["token_id"], ref, Times(limit=None)
             )
         token.times.add(at)
+        self._unsettled.setdefault(ref, Times(limit=None)).add(at)
         return True
 
     def _settle(self, ref: TokenRef, record: dict[str, Any]) -> bool:
         last_at = instant.parse(record["last_at"])
         if last_at is None:
             return False
+        unsettled = self._unsettled.pop(ref, None)
+        if unsettled is not None and (later := unsettled.after(last_at)).total:
+            self._unsettled[ref] = later
         known = self._settled.get(ref)
         if known is None or known.last_at <= last_at:
             revoked_at = instant.parse(record["revoked_at"])

@@ -93,6 +93,17 @@ async def test_only_requests_that_no_later_record_speaks_of_are_outstanding(
     assert token.times.first == round(AT * 1000) + 2000
 
 
+async def test_what_was_let_through_by_a_clock_that_was_set_back_is_outstanding(
+    tmp_path: Path,
+) -> None:
+    """And the sidecar was killed before it could look at it."""
+    path = tmp_path / "audit"
+    await written(path, (AT, ENTRY), (AT + 11, reconciled(AT)))
+    await written(path, (AT - 3, ENTRY))
+    (token,) = ledger_of(path).outstanding()
+    assert (token.times.total, token.times.first) == (1, round(AT * 1000) - 3000)
+
+
 async def test_the_latest_finding_counts(tmp_path: Path) -> None:
     path = tmp_path / "audit"
     await written(

@@ -109,6 +109,8 @@ class Evidence:
     """Sidecar and life to the tokens that it refused as revoked before the scenario began."""
     audits: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     """Sidecar to the records that its audit got in this scenario."""
+    tampered: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Sidecar to what `authz audit verify` has to say of its whole audit."""
     live: Mapping[str, float] = field(default_factory=dict)
     """Sidecar to when, after the recovery, it first said that its feed is live."""
     subscribed: Mapping[str, float] = field(default_factory=dict)

@@ -1,13 +1,10 @@
 """A scenario: traffic, a fault in it, the recovery, and all that is needed for the judgement."""
 
 import math
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from random import Random
 
 from chaos.evidence import FAIL_OPEN, PASSED, REFUSED, Evidence, Window
@@ -117,7 +114,6 @@ class Fault:
     """Before the traffic begins."""
     needs_feed: bool = False
     """It is about what a sidecar knows without asking."""
-    needs_relay: bool = False
     opens: bool = False
     """It takes long enough that sidecars must fail open."""
 
@@ -125,15 +121,7 @@ class Fault:
         """What has to be there first; empty where it can be run."""
         if self.needs_feed and not promises.feed:
             return "needs the feed"
-        if self.needs_relay and not has_relay():
-            return "needs `authz relay`"
         return ""
-
-
-@cache
-def has_relay() -> bool:
-    command = [sys.executable, "-m", "authz", "relay", "--help"]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 @dataclass
@@ -244,6 +232,7 @@ def _gather(stage: Stage, began: float) -> Evidence:
     _read_audits(world, evidence)
     _wait_reconciled(world, evidence)
     evidence.missing = [name for region in world.regions for name in _missing(region, ledger)]
+    evidence.tampered = {seat.name: seat.tampered() for seat in world.seats}
     evidence.processes = [seat.process() for seat in world.seats]
     return evidence
 

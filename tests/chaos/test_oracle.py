@@ -27,6 +27,7 @@ from chaos.oracle import (
     RELAY_LAG,
     RULES,
     SCHEDULING,
+    STARTING,
     SUBSCRIBED_WITHIN,
     Promises,
     judge,
@@ -144,6 +145,7 @@ BROKEN: dict[str, list[Evidence]] = {
         seen(**cut(5, 8), **followed(8 + PATIENCE + 0.1)),
         seen(**cut(5, 8), **followed(8, 8 + SUBSCRIBED_WITHIN + 0.1)),
         seen(live={}),
+        seen(lives=RESTARTED, **cut(5, 14), **followed(14 + PATIENCE + STARTING + 0.1)),
     ],
     "lost in the store": [seen(missing=["t"])],
     "refused though good": [
@@ -172,6 +174,7 @@ BROKEN: dict[str, list[Evidence]] = {
         seen(said(6, FAIL_OPEN), **cut(5, 8)),
         seen(said(6, FAIL_OPEN), **cut(5, 8), **audit(opened(request_id="other"))),
     ],
+    "audit broken": [seen(tampered={"a": ["record 3 is missing"]})],
     "not reconciled": [
         seen(**cut(5, 13), **audit(opened())),
         seen(**cut(5, 13), **audit(opened(), looked_at(token="u"))),
@@ -279,6 +282,9 @@ FINE: dict[str, Evidence] = {
             *(opened(6 + n / 100) for n in range(100)),
             looked_at(revoked_at=6.49, requests=100, requests_after=51, last_at=when(6.99)),
         ),
+    ),
+    "reading all there is after a restart": seen(
+        lives=RESTARTED, **cut(5, 14), **followed(14 + PATIENCE + STARTING - 0.1)
     ),
     "subscribed a while after it was live": seen(
         **cut(5, 8), **followed(8 + PATIENCE - 0.1, 8 + SUBSCRIBED_WITHIN - 0.1)

@@ -23,6 +23,8 @@ from chaos.ask import Asker, EnvoyAsker, GrpcAsker
 from chaos.evidence import Life, Process, Window
 from chaos.oracle import MAX_STALENESS, Promises
 
+from authz.audit.chain import parse_head
+from authz.audit.verify import Verification
 from support.cluster import Node, ValkeyCluster
 from support.envoy import Envoy, ExtAuthz
 from support.proxy import Direction, TcpProxy
@@ -34,8 +36,8 @@ SEATS = 3
 """Sidecars of the first region; the first of them is behind Envoy."""
 
 FORGETFUL, FEW = 2, 10
-"""The second sidecar of a region remembers no more revocations than this exactly, so that it lives
-by its filter, as all do by the revocations of before their start."""
+"""Where there is the feed, the second sidecar of a region remembers no more revocations than this
+exactly, so that it lives by its filter, as all do by the revocations of before their start."""
 
 STORE_TIMEOUT = "100ms"
 """Four times the default: the lines to Redis are Python programs on a machine that is busy."""
@@ -185,6 +187,15 @@ class Seat:
         new = path.read_bytes()[self._read_to :] if path.exists() else b""
         return [json.loads(line) for line in new[: new.rfind(b"\n") + 1].splitlines()]
 
+    def tampered(self) -> list[str]:
+        """What is wrong with its whole audit as a chain, up to the head that it tells."""
+        head = self.sidecar.status()["audit"]["head"]
+        verification = Verification([] if head is None else [parse_head(head)])
+        if self.sidecar.audit_path.exists():
+            verification.read(self.sidecar.audit_path)
+        verification.finish()
+        return [str(problem) for problem in (*verification.problems, *verification.unlinked)]
+
     def process(self) -> Process:
         running = self.sidecar.process.running
         return Process(
@@ -262,7 +273,7 @@ class Region:
         name = f"{self.name}{number}"
         lines = self.lines(number)
         settings = sidecar_settings(self.folder / name, lines.url, feed=self._feed)
-        if number == FORGETFUL:
+        if self._feed and number == FORGETFUL:
             settings["cache"] = {"revocations": FEW}
         sidecar = Sidecar(self.folder / name, settings)
         self._stack.callback(sidecar.stop)

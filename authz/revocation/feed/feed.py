@@ -273,13 +273,20 @@ class Feed:
     async def _sync(self, address: Address, tips: Mapping[int, Tip], asked_at: float) -> None:
         """Read all revocations of some buckets of one node."""
         started = self._monotonic()
-        before = self.figures.entries["synced"]
+        entries = 0  # its own, for other nodes are being read meanwhile
         log.info(events.FEED_SYNCING, buckets=len(tips))
         partial: dict[int, Reading] = {}
         synced = self.figures.syncs
+
+        def hear(row: Row) -> None:
+            nonlocal entries
+            if row.entry is not None:
+                entries += 1
+                self._hear(row.entry, "synced")
+
         try:
             for bucket, tip in tips.items():
-                reading = await read_all(self._source, bucket, tip, self._heard_synced)
+                reading = await read_all(self._source, bucket, tip, hear)
                 if reading.end is None:
                     self._trouble = True  # it was cut or written anew while we read
                 elif reading.whole:
@@ -287,7 +294,7 @@ class Feed:
                 else:
                     partial[bucket] = reading
             if partial:
-                await self._scan(address, partial)
+                entries += await self._scan(address, partial)
                 for bucket, reading in partial.items():
                     self._synced(bucket, reading.end or NOTHING, asked_at)
             if self.figures.syncs > synced:
@@ -295,7 +302,7 @@ class Feed:
             log.info(
                 events.FEED_SYNCED,
                 buckets=len(tips),
-                entries=self.figures.entries["synced"] - before,
+                entries=entries,
                 seconds=round(self._monotonic() - started, 3),
             )
         except SourceError as error:
@@ -303,13 +310,17 @@ class Feed:
         finally:
             self._end_reading(tips)
 
-    async def _scan(self, address: Address, partial: Mapping[int, Reading]) -> None:
+    async def _scan(self, address: Address, partial: Mapping[int, Reading]) -> int:
+        """Read the keys of these buckets. How many there were."""
+        entries = 0
         self.figures.scans += 1
         causes = sorted({reading.cause for reading in partial.values()})
         log.info(events.FEED_GAP, buckets=sorted(partial), cause="; ".join(causes))
         async for found in self._source.keys(address, set(partial)):
+            entries += len(found)
             for _, entry in found:
                 self._hear(entry, "synced")
+        return entries
 
     def _synced(self, bucket: int, end: Tip, asked_at: float) -> None:
         self.figures.syncs += 1
@@ -320,10 +331,6 @@ class Feed:
         if row.entry is not None:
             self._hear(row.entry, "read")
             self._observe_lag(max(0.0, self._clock() - _written_at(row.id)))
-
-    def _heard_synced(self, row: Row) -> None:
-        if row.entry is not None:
-            self._hear(row.entry, "synced")
 
     def _hear(self, entry: Entry, how: str) -> None:
         self.figures.entries[how] += 1
