@@ -9,6 +9,7 @@ turns, A B C, A B C, ..., and medians are given. Ratios are the medians of the t
 import asyncio
 import gc
 import json
+import math
 import os
 import secrets
 import subprocess
@@ -38,17 +39,19 @@ from authz.keys.keyset import KeySet
 from authz.keys.secret import parse_secret
 from authz.keys.signing import SigningKey, secret_signing_key, sign, signing_key
 from authz.observe.counters import CheckCounters
-from authz.revocation.cache import RevocationCache
+from authz.revocation.knowledge import Knowledge
 from authz.revocation.memory import MemoryStore
 from authz.revocation.record import Note, token_digest
 from authz.revocation.store import TokenRevocation
 from authz.revocation.view import Revocations
-from authz.settings import CacheSettings, IssuerSettings
+from authz.settings import CacheSettings, FeedSettings, IssuerSettings
 
 REPOSITORY = Path(__file__).parents[1]
 CAPTURED = REPOSITORY / "tests/data/check_requests"
 
 ISSUER, AUDIENCE = "https://issuer.example", "api"
+BUCKETS = 16
+"""The default of `store.buckets`."""
 LIFETIME = 3600
 """Seconds that a token is good for: longer than this takes."""
 ROUNDS = 40
@@ -128,8 +131,10 @@ def _signer(jwk: dict[str, Any]) -> Signer:
     return Signer(private.algorithm, private, private.key.public_key(), keys)
 
 
-def make_service(signer: Signer, store: MemoryStore) -> CheckService:
-    """All that a sidecar has between its transport and its store, with the default settings."""
+def make_service(signer: Signer, store: MemoryStore, *, followed: bool = False) -> CheckService:
+    """All that a sidecar has between its transport and its store, with the default settings.
+    `followed`: as with a feed that is live, and has brought nothing.
+    """
     cache = CacheSettings()
     settings = IssuerSettings.model_validate(
         {
@@ -139,7 +144,15 @@ def make_service(signer: Signer, store: MemoryStore) -> CheckService:
             "keys": {"secret_env": "-"} if signer.algorithm == "HS256" else {"jwks_file": "/-"},
         }
     )
-    revocations = Revocations(RevocationCache(cache.revocations, cache.negative_ttl), time.time)
+    knowledge = Knowledge(
+        revocations=cache.revocations,
+        negative_ttl=cache.negative_ttl,
+        false_positives=FeedSettings().false_positives,
+        buckets=BUCKETS,
+    )
+    if followed:
+        knowledge.live_until = [math.inf] * BUCKETS
+    revocations = Revocations(knowledge, time.time, time.monotonic)
     revocations.use(store)
     authorizer = Authorizer(
         credentials=CredentialFinder(["header:authorization", "cookie:__Host-access"]),
@@ -147,7 +160,7 @@ def make_service(signer: Signer, store: MemoryStore) -> CheckService:
             [settings],
             {ISSUER: _Keys(signer.keys)},
             leeway=5.0,
-            buckets=16,
+            buckets=BUCKETS,
             cache_size=cache.tokens,
         ),
         revocations=revocations,
@@ -212,6 +225,8 @@ def _warm(signer: Signer) -> dict[str, float]:
         # With `allowed_headers` Envoy leaves the rest away.
         requests[f"allowed_headers_{size}_kb"] = requests["warm_allowed_headers"]
     turns = {name: lambda data=data: _check_again(service, data) for name, data in requests.items()}
+    follower = make_service(signer, store, followed=True)
+    turns["warm_followed"] = lambda: _check_again(follower, requests["warm"])
     seconds = _in_turns(turns)
     return {f"{name}_us": median(taken) * 1e6 for name, taken in seconds.items()}
 
