@@ -224,9 +224,9 @@ def _warm(signer: Signer) -> dict[str, float]:
         requests[f"headers_{size}_kb"] = make_request(token, extra_kb=size)
         # With `allowed_headers` Envoy leaves the rest away.
         requests[f"allowed_headers_{size}_kb"] = requests["warm_allowed_headers"]
-    turns = {name: lambda data=data: _check_again(service, data) for name, data in requests.items()}
+    turns = {name: partial(_check_again, service, data) for name, data in requests.items()}
     follower = make_service(signer, store, followed=True)
-    turns["warm_followed"] = lambda: _check_again(follower, requests["warm"])
+    turns["warm_followed"] = partial(_check_again, follower, requests["warm"])
     seconds = _in_turns(turns)
     return {f"{name}_us": median(taken) * 1e6 for name, taken in seconds.items()}
 

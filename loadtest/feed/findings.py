@@ -28,7 +28,15 @@ class Findings:
         return max((one.others for one in self._all), default=0.0)
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        found = asdict(self)
+        if self.cold is not None:
+            kinds = self.cold.costs
+            found["cold"]["commands_per_check"] = {
+                kind: self.cold.per_check(kind) for kind in kinds
+            }
+        if self.writes is not None:
+            found["writes"]["each_us"] = self.writes.each_us
+        return found
 
     @property
     def _all(self) -> list[Lag | Million | Cold | Writes]:

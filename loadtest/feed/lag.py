@@ -12,7 +12,7 @@ from loadtest.feed import scripts
 from loadtest.feed.cost import Mark, milliseconds, since
 from loadtest.feed.rig import Cluster, Rig, Sidecar
 from loadtest.feed.scripts import read
-from loadtest.feed.writing import revoking
+from loadtest.feed.writing import REVOKER, writing
 from loadtest.h2load import CHECK_PATH
 from loadtest.outcome import histogram
 
@@ -85,7 +85,7 @@ def _measure(bench: Bench, cluster: Cluster, sidecars: list[Sidecar], seconds: f
     both = {"rate": RATE, "seconds": seconds, "start": time.monotonic() + LEAD}
     heard, own, spent = _heard(sidecars), _own_lag(sidecars), _spent(sidecars)
     mark = Mark.now(bench)
-    with revoking(bench, cluster, both | {"tell": listen}) as revoker:
+    with writing(bench, cluster, REVOKER, both | {"tell": listen}) as revoker:
         asking = both | {
             "sockets": [str(one.socket) for one in sidecars],
             "path": CHECK_PATH,

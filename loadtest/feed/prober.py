@@ -1,10 +1,10 @@
 """Asks sidecars about tokens that are being revoked, until each refuses.
 
 Before it is revoked, each token is shown to each sidecar, which must let it through. From the
-moment that `revoker.py` says it has its acknowledgement, each sidecar is asked at 0, 1, 2, 5, 10,
-… ms, one question at a time, until it refuses. What counts is when the refusal was here, so it is
-an upper bound: late by the pause between two questions, the time of an answer, and whatever this
-program was late by itself, which is reported, too.
+moment that `revoker.py` says it has its acknowledgement, each sidecar is asked at once and then at
+the times `AT_MS`, one question at a time, until it refuses. What counts is when the refusal was
+here, so it is an upper bound: late by the pause between two questions, the time of an answer, and
+whatever this program was late by itself, which is reported, too.
 
 The specification has: `sockets` of the sidecars and the `path` to ask for, `body`, `token` and
 `template` as for `sender.py`, `rate`, `seconds`, `start` as for `revoker.py`, and `listen`, where
@@ -31,8 +31,9 @@ from loadtest.feed.scripts import specification
 from loadtest.pacer import poisson
 from loadtest.sender import NO_TOKENS, Mint
 
-AT_MS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 1500, 2000, 3000, 5000)
-"""When a sidecar is asked, from the acknowledgement; after the last it counts as never refusing."""
+AT_MS = (*range(10), *(round(10 * 1.2**step) for step in range(35)))
+"""When a sidecar is asked, from the acknowledgement on: each millisecond, then each time a fifth
+later, up to 4.9 s; after the last it counts as never refusing."""
 SHOWN_BEFORE = 0.5
 """Seconds before its revocation is due that a token is shown."""
 GRACE = AT_MS[-1] / 1000 + 5.0

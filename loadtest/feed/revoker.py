@@ -22,7 +22,7 @@ from authz.event_loop import loop_factory
 from authz.observe.logs import configure_logs
 from authz.revocation.open import open_store
 from authz.revocation.record import Note, bucket_of, token_digest, user_digest
-from authz.revocation.store import StoreError, TokenRevocation
+from authz.revocation.store import RevocationStore, StoreError, TokenRevocation
 from authz.settings import LogSettings, Settings
 from loadtest.feed.scripts import specification
 from loadtest.pacer import poisson
@@ -53,15 +53,14 @@ class Revocations:
 
 
 class Revoker:
-    def __init__(self, what: dict[str, Any]) -> None:
-        self._settings = Settings(**what["settings"])
-        self._revocations = Revocations(what["template"], self._settings.store.buckets)
+    def __init__(self, what: dict[str, Any], store: RevocationStore, buckets: int) -> None:
+        self._revocations = Revocations(what["template"], buckets)
         self._first = what.get("first", 0)
         self._arrivals = poisson(what["rate"], what["seconds"])
         self._start = what.get("start")
         self._tell = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._listener = what.get("tell")
-        self._store = open_store(self._settings)
+        self._store = store
         self.took: list[int] = []
         """Microseconds from the start of a revocation to its acknowledgement."""
         self.late: list[int] = []
@@ -70,8 +69,6 @@ class Revoker:
 
     async def run(self) -> None:
         """Write all of them."""
-        if not await self._store.connect():
-            raise SystemExit("the store does not answer")
         start = self._start or time.monotonic()
         async with asyncio.TaskGroup() as tasks:
             for number, arrival in enumerate(self._arrivals, self._first):
@@ -94,15 +91,14 @@ class Revoker:
         if not math.isnan(at):
             self.took.append(int((at - began) * 1e6))
 
-    async def aclose(self) -> None:
-        await self._store.aclose()
-
 
 async def run(what: dict[str, Any]) -> dict[str, Any]:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
-    revoker = Revoker(what)
+    settings = Settings(**what["settings"])
+    store = open_store(settings)
+    revoker = Revoker(what, store, settings.store.buckets)
     gc.disable()  # nothing here lives long
     writing = loop.create_task(revoker.run())
     await asyncio.wait(
@@ -113,7 +109,7 @@ async def run(what: dict[str, Any]) -> dict[str, Any]:
         await stop
     writing.cancel()
     await asyncio.gather(writing, return_exceptions=True)
-    await revoker.aclose()
+    await store.aclose()
     return {"took_us": revoker.took, "late_us": revoker.late, "failed": revoker.failed}
 
 

@@ -36,5 +36,7 @@ def read(output: str) -> dict[str, Any]:
     try:
         said: dict[str, Any] = json.loads(output)
     except ValueError:
-        raise CommandError(f"the report of a program of the feed can't be read: {output[:60]!r}") from None
+        raise CommandError(
+            f"the report of a program of the feed can't be read: {output[:60]!r}"
+        ) from None
     return said

@@ -13,7 +13,7 @@ from loadtest.feed import scripts
 from loadtest.feed.rig import Cluster
 from loadtest.subjects import Server
 
-REVOKER = "revoker"
+REVOKER, FLOOD = "revoker", "flood"
 FILL_RATE = 2000
 """Revocations a second at the very least, or the filling counts as hung."""
 FILL_TIMEOUT = 60.0
@@ -22,7 +22,7 @@ FILL_TIMEOUT = 60.0
 
 @dataclass(slots=True)
 class Revoking:
-    """A running `revoker.py`."""
+    """A running `revoker.py` or `flood.py`."""
 
     child: Child
     output: str = ""
@@ -33,25 +33,31 @@ class Revoking:
 
 
 @contextmanager
-def revoking(
-    bench: Bench, cluster: Cluster, what: Mapping[str, Any], cores: Cores | None = None
+def writing(
+    bench: Bench,
+    cluster: Cluster,
+    program: str,
+    what: Mapping[str, Any],
+    cores: Cores | None = None,
 ) -> Iterator[Revoking]:
-    """`revoker.py`, with what its specification says beside settings and claims; on these cores."""
+    """`REVOKER` or `FLOOD`, with what its specification says beside settings and claims; on these
+    cores, or where the scheduler likes. CommandError: it failed.
+    """
     claims = bench.mint.template()["claims"]
     what = {"settings": settings(bench, cluster), "template": claims, **what}
-    command = scripts.command(bench.folder, REVOKER, what)
-    (bench.folder / f"{REVOKER}.out").unlink(missing_ok=True)  # it would be appended to
+    command = scripts.command(bench.folder, program, what)
+    (bench.folder / f"{program}.out").unlink(missing_ok=True)  # it would be appended to
     with on(cores or bench.pinning.all):
-        child = bench.processes.start(REVOKER, command)
-    bench.children[REVOKER] = child
+        child = bench.processes.start(program, command)
+    bench.children[program] = child
     running = Revoking(child)
     try:
         yield running
     finally:
-        del bench.children[REVOKER]
+        del bench.children[program]
         bench.processes.stop(child)
     if child.exit_code != 0:
-        raise CommandError(f"{REVOKER} failed: {child.last_words()}")
+        raise CommandError(f"{program} failed: {child.last_words()}")
     running.output = child.output.read_text(encoding="utf-8")
 
 
