@@ -20,13 +20,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import click
 import jwt
 
 from authz.check.authorizer import Authorizer
+from authz.check.claims import identity_of
 from authz.check.credentials import CredentialFinder
+from authz.check.jose import take_apart
 from authz.check.policy import RoutePolicies
 from authz.check.request import CheckRequest
 from authz.check.token import Identity
@@ -41,7 +43,7 @@ from authz.keys.signing import SigningKey, secret_signing_key, sign, signing_key
 from authz.observe.counters import CheckCounters
 from authz.revocation.knowledge import Knowledge
 from authz.revocation.memory import MemoryStore
-from authz.revocation.record import Note, token_digest
+from authz.revocation.record import CLEAR, Clear, Note, TokenRef, token_digest
 from authz.revocation.store import TokenRevocation
 from authz.revocation.view import Revocations
 from authz.settings import CacheSettings, FeedSettings, IssuerSettings
@@ -135,7 +137,6 @@ def make_service(signer: Signer, store: MemoryStore, *, followed: bool = False) 
     """All that a sidecar has between its transport and its store, with the default settings.
     `followed`: as with a feed that is live, and has brought nothing.
     """
-    cache = CacheSettings()
     settings = IssuerSettings.model_validate(
         {
             "issuer": ISSUER,
@@ -144,6 +145,27 @@ def make_service(signer: Signer, store: MemoryStore, *, followed: bool = False) 
             "keys": {"secret_env": "-"} if signer.algorithm == "HS256" else {"jwks_file": "/-"},
         }
     )
+    revocations = make_view(store, followed=followed)
+    authorizer = Authorizer(
+        credentials=CredentialFinder(["header:authorization", "cookie:__Host-access"]),
+        verifier=Verifier(
+            [settings],
+            {ISSUER: _Keys(signer.keys)},
+            leeway=5.0,
+            buckets=BUCKETS,
+            cache_size=CacheSettings().tokens,
+        ),
+        revocations=revocations,
+        policies=RoutePolicies("open"),
+        recorder=_NoRecord(),
+        clock=time.time,
+    )
+    return CheckService(authorizer, CheckCounters())
+
+
+def make_view(store: MemoryStore, *, followed: bool) -> Revocations:
+    """What a sidecar knows of revocations, with the default settings."""
+    cache = CacheSettings()
     knowledge = Knowledge(
         revocations=cache.revocations,
         negative_ttl=cache.negative_ttl,
@@ -154,21 +176,7 @@ def make_service(signer: Signer, store: MemoryStore, *, followed: bool = False) 
         knowledge.live_until = [math.inf] * BUCKETS
     revocations = Revocations(knowledge, time.time, time.monotonic)
     revocations.use(store)
-    authorizer = Authorizer(
-        credentials=CredentialFinder(["header:authorization", "cookie:__Host-access"]),
-        verifier=Verifier(
-            [settings],
-            {ISSUER: _Keys(signer.keys)},
-            leeway=5.0,
-            buckets=BUCKETS,
-            cache_size=cache.tokens,
-        ),
-        revocations=revocations,
-        policies=RoutePolicies("open"),
-        recorder=_NoRecord(),
-        clock=time.time,
-    )
-    return CheckService(authorizer, CheckCounters())
+    return revocations
 
 
 def make_request(
@@ -227,6 +235,10 @@ def _warm(signer: Signer) -> dict[str, float]:
     turns = {name: partial(_check_again, service, data) for name, data in requests.items()}
     follower = make_service(signer, store, followed=True)
     turns["warm_followed"] = partial(_check_again, follower, requests["warm"])
+    view, ref = make_view(store, followed=True), _ref_of(token)
+    turns["revocation_first"] = partial(_find, view, ref, CLEAR)
+    clear = view.find(ref, time.time())
+    turns["revocation_again"] = partial(_find, view, ref, cast("Clear", clear))
     seconds = _in_turns(turns)
     return {f"{name}_us": median(taken) * 1e6 for name, taken in seconds.items()}
 
@@ -242,6 +254,23 @@ async def _revoke(store: MemoryStore, token: str) -> None:
             note=Note("loadtest", "loadtest", time.time()),
         )
     )
+
+
+def _ref_of(token: str) -> TokenRef:
+    """As the verifier makes it."""
+    jws = take_apart(token)
+    return identity_of(jws.claims, ISSUER, jws.signing_input, BUCKETS).ref
+
+
+def _find(view: Revocations, ref: TokenRef, last: Clear) -> float:
+    """Seconds to ask whether it is revoked, of what a live feed knows; `last` is what was found
+    before.
+    """
+    find, now = view.find, time.time()
+    started = time.process_time()
+    for _ in range(CHECKS):
+        find(ref, now, last)
+    return (time.process_time() - started) / CHECKS
 
 
 def _check_again(service: CheckService, data: bytes) -> float:
