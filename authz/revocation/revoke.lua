@@ -118,7 +118,9 @@ end
 
 if epoch then
   local first_now = oldest_number()
-  if not first or (first_before ~= '' and first_now ~= first_before) then
+  if not first then
+    first = first_before == '' and first_now or '0'  -- what was there may not be all there was
+  elseif first_before ~= '' and first_now ~= first_before then
     first = first_now  -- only our own trimming comes between the two
   end
   redis.call('HSET', tip, 'epoch', epoch, 'seq', text(seq), 'id', last, 'first', first,

@@ -33,7 +33,7 @@ RETRY = 0.2
 failures then come together within a second, before the feed is stale and checks begin to ask."""
 PAUSE = 0.02
 """Seconds at least between two rounds, however many pushes leave gaps."""
-DEAF_AFTER = 1.0
+DEAF_AFTER = 2.0
 """Seconds that a push may come after its entry was read: long, for a process that is overloaded."""
 TIP_TIMEOUT = 0.25
 """Seconds that a node is given to name its tips, at most: an eighth of `max_staleness`."""
@@ -229,7 +229,7 @@ class Feed:
         live_until[bucket] = max(live_until[bucket], asked_at + self._max_staleness)
 
     def _move_if_deaf(self) -> None:
-        """Entries that were found in a stream and a second later still weren't pushed show that
+        """Entries that were found in a stream and two seconds later still weren't pushed show that
         pushes don't come, however well the connection looks.
         """
         for bucket, (seq, since) in list(self._unheard.items()):
@@ -250,10 +250,16 @@ class Feed:
 
     async def _catch_up(self, bucket: int, tip: Tip, asked_at: float) -> None:
         position = self._positions[bucket]
+        at = position.at or tip
+        if at.seq >= tip.seq:
+            # Pushes got there in the meantime. Another tip will say whether by the same way.
+            self._end_reading([bucket])
+            self._wake.set()
+            return
         # What is found now was written since then, and so should have been pushed.
         verified_at = self._knowledge.live_until[bucket] - self._max_staleness
         try:
-            reading = await read_on(self._source, bucket, position.at or tip, tip, self._heard_read)
+            reading = await read_on(self._source, bucket, at, tip, self._heard_read)
             if reading.lost:
                 self._lose([bucket])
             elif reading.end is None:

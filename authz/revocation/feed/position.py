@@ -153,7 +153,11 @@ class Position:
         return Step.NOTHING if is_ours else Step.LOST
 
     def read_up_to(self, tip: Tip) -> None:
-        """The stream was read without a gap up to this entry. What was pushed meanwhile follows."""
+        """The stream was read without a gap up to this entry. What was pushed meanwhile follows,
+        or has led further already.
+        """
+        if self.at is not None and self.at.epoch == tip.epoch and self.at.seq > tip.seq:
+            return
         self.at = tip
         ahead, self._ahead = sorted(self._ahead, key=lambda push: push.first), []
         for push in ahead:

@@ -98,9 +98,9 @@ async def read_all(source: Pages, bucket: int, tip: Tip, hear: Callable[[Row], N
     rows = await source.page(bucket, BEGINNING)
     await _walk_on(source, bucket, rows, walk, tip.seq)
     if tip == NOTHING:
-        # Nothing was ever revoked here. Or the tip was deleted, or revocations are older than
-        # tips: the keys tell.
-        return Reading(NOTHING, whole=False, cause="there is no tip")
+        # Nothing was ever revoked here; or somebody deleted the tip, or revocations are older than
+        # tips: then the keys tell.
+        return Reading(NOTHING, whole=walk.first is None, cause="the stream has no tip")
     if walk.first is None or walk.last is None:
         return Reading(tip, whole=False, cause="the stream is gone")
     if walk.ids.get(tip.seq) != tip.id:

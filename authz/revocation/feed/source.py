@@ -30,6 +30,9 @@ READ_TIMEOUT = 1.0
 
 MAX_REDIRECTS = 3
 
+MAX_DIGITS = 16
+"""Of the number of an entry: a million a second would take three centuries to get there."""
+
 NOWHERE = "-"
 """Stands for a token in a key that never is there."""
 
@@ -240,7 +243,7 @@ class Source:
             for name, value in fields.items()
         }
         number = texts.get("seq", "")
-        seq = int(number) if number.isdecimal() else 0
+        seq = int(number) if number.isdecimal() and len(number) <= MAX_DIGITS else 0
         try:
             return Row(entry_id.decode(), seq, Entry.of_fields(texts))
         except EntryError:
@@ -254,10 +257,14 @@ def _entry_of_key(match: re.Match[bytes], expires: int, value: bytes | None) -> 
     """
     if expires < 0:
         return None
+    text = (value or b"").decode(errors="replace")
     if match[4] is None:
-        user, token = match[2].decode(), match[3].decode()
-        return Entry(TOKEN, user, token, 0, expires, (value or b"").decode(errors="replace"))
-    cut, _, note = (value or b"").partition(b" ")
-    if not cut.isdigit():
+        fields = {"kind": TOKEN, "user": match[2].decode(), "token": match[3].decode()}
+        note = text
+    else:
+        cut, _, note = text.partition(" ")
+        fields = {"kind": USER, "user": match[4].decode(), "token": "", "before": cut}
+    try:
+        return Entry.of_fields(fields | {"expires": str(expires), "note": note})
+    except EntryError:
         return None
-    return Entry(USER, match[4].decode(), "", int(cut), expires, note.decode(errors="replace"))

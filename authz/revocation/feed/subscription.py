@@ -29,7 +29,7 @@ SILENCE = 2.5
 RETRY_MIN, RETRY_MAX = 0.05, 1.0
 """Seconds between attempts: doubling, and each less up to half at random, so that a fleet whose
 node died doesn't come back as one."""
-MESSAGES_A_TURN = 32
+MESSAGES_A_TURN = 64
 """Read before checks get their turn: about a millisecond of work."""
 
 log = structlog.get_logger(__name__)
