@@ -18,11 +18,12 @@ from authz.demo.signals import Signals, StopRequestedError
 from authz.demo.stage import Programs, find_programs
 from authz.settings import ENV_PREFIX
 from loadtest import h2load, plots, wrk
+from loadtest.amounts import Amounts
 from loadtest.bench import Bench
 from loadtest.generators import DEFAULT_ROOM
 from loadtest.report import Report
 from loadtest.run import run, steps
-from loadtest.scenarios import Load, Selection, names, select
+from loadtest.scenarios import FEED_MILLION, FEED_WRITES, Load, Selection, names, select
 from loadtest.tables import tables
 from loadtest.targets import targets
 
@@ -64,6 +65,27 @@ WIDTH = 170
     help="Over how many checks memory is watched.",
 )
 @click.option(
+    "--sidecars",
+    type=click.IntRange(1, 64),
+    default=8,
+    show_default=True,
+    help="How many follow the revocations of feed-lag.",
+)
+@click.option(
+    "--lag-seconds",
+    type=click.IntRange(1, 600),
+    default=60,
+    show_default=True,
+    help="For how long feed-lag has revocations.",
+)
+@click.option(
+    "--revocations",
+    type=click.IntRange(1, 10_000_000),
+    default=1_000_000,
+    show_default=True,
+    help="How many feed-million knows.",
+)
+@click.option(
     "--only",
     multiple=True,
     metavar="SCENARIO[/SUBJECT][@POINT]",
@@ -84,6 +106,9 @@ def loadtest(
     rounds: int,
     cached: int,
     checks: int,
+    sidecars: int,
+    lag_seconds: int,
+    revocations: int,
     only: tuple[str, ...],
     everything: bool,
     as_json: bool,
@@ -105,7 +130,8 @@ def loadtest(
     for name in [name for name in os.environ if name.upper().startswith(ENV_PREFIX)]:
         del os.environ[name]  # meant for another sidecar
     report = Report(selection, seconds=seconds, rounds=rounds)
-    _run(report, programs, seconds=seconds, rounds=rounds, cached=cached, checks=checks)
+    amounts = Amounts(seconds, rounds, cached, checks, sidecars, lag_seconds, revocations)
+    _run(report, programs, amounts)
     found = targets(report)
     result = report.as_json() | {"targets": [one.as_json() for one in found]}
     path = _keep(result, results)
@@ -131,7 +157,8 @@ def _find_programs(selection: Selection) -> Programs:
     if sys.platform != "linux":
         raise CommandError("the load test reads CPU times from /proc, so it runs on Linux only")
     loads = {one.load for one in selection.scenarios}
-    tools = {h2load.PROGRAM} if {Load.UNIX, Load.TCP} & loads else set()
+    by_h2load = {Load.UNIX, Load.TCP} & loads or {FEED_MILLION, FEED_WRITES} & selection.others
+    tools = {h2load.PROGRAM} if by_h2load else set()
     # An open loop needs the maximum, which wrk finds.
     tools |= {wrk.PROGRAM} if {Load.ENVOY, Load.PACED} & loads else set()
     missing = sorted(name for name in tools if shutil.which(name) is None)
@@ -141,9 +168,7 @@ def _find_programs(selection: Selection) -> Programs:
     return find_programs()
 
 
-def _run(
-    report: Report, programs: Programs, *, seconds: int, rounds: int, cached: int, checks: int
-) -> None:
+def _run(report: Report, programs: Programs, amounts: Amounts) -> None:
     folder = Path(tempfile.mkdtemp(prefix="authz-load-"))
     with Signals() as signals:
         try:
@@ -157,20 +182,12 @@ def _run(
                     transient=True,
                 ) as progress,
             ):
-                task = progress.add_task("", total=steps(report, rounds), completed=-1)
+                task = progress.add_task("", total=steps(report, amounts.rounds), completed=-1)
 
                 def tell(what: str) -> None:
                     progress.update(task, description=what, advance=1)
 
-                run(
-                    bench,
-                    report,
-                    tell,
-                    seconds=seconds,
-                    rounds=rounds,
-                    cached=cached,
-                    checks=checks,
-                )
+                run(bench, report, tell, amounts)
         except StopRequestedError:
             raise KeyboardInterrupt from None
         finally:

@@ -31,7 +31,13 @@ from loadtest.cores import Pinning, on, pin
 from loadtest.h2load import CHECK_PATH
 from loadtest.servers import OK_ONLY, Servers
 from loadtest.stores import LOOPBACK, MASTERS, READY_TIMEOUT, Stores
-from loadtest.subjects import SERVERS_OF_REDIS, SERVERS_WITHOUT_A_SIDECAR, Server, Way
+from loadtest.subjects import (
+    SERVERS_OF_CLUSTER,
+    SERVERS_OF_REDIS,
+    SERVERS_WITHOUT_A_SIDECAR,
+    Server,
+    Way,
+)
 from loadtest.tokens import ISSUER, TOKENS, Mint
 
 SOCKET_PATH_MAX = 107
@@ -56,7 +62,7 @@ class Bench:
         """By server, and `envoy` and those of Valkey."""
         self.mint = Mint(folder)
         self._wanted = servers
-        self._programs = programs
+        self.programs = programs
         self._http = httpx.Client(trust_env=False, timeout=5.0)
         self._stack = ExitStack()
         nodes = [f"{kind} {number}" for kind in ("node", "bus") for number in range(MASTERS)]
@@ -104,14 +110,14 @@ class Bench:
         one = f"redis://{LOOPBACK}:{self._ports['valkey']}"
         nodes = (f"{LOOPBACK}:{self._ports[f'node {number}']}" for number in range(MASTERS))
         cluster = f"redis+cluster://{','.join(nodes)}"
-        return {**dict.fromkeys(SERVERS_OF_REDIS, one), Server.COLD_CLUSTER: cluster}
+        return dict.fromkeys(SERVERS_OF_REDIS, one) | dict.fromkeys(SERVERS_OF_CLUSTER, cluster)
 
     def _start_stores(self) -> None:
-        stores = Stores(self._programs.valkey, self.folder, self.processes)
+        stores = Stores(self.programs.valkey, self.folder, self.processes)
         with on(self.pinning.store):
             if SERVERS_OF_REDIS & set(self._wanted):
                 self.children["valkey"] = stores.start_one(self._ports["valkey"])
-            if Server.COLD_CLUSTER in self._wanted:
+            if SERVERS_OF_CLUSTER & set(self._wanted):
                 ports, buses = (
                     [self._ports[f"{kind} {number}"] for number in range(MASTERS)]
                     for kind in ("node", "bus")
@@ -159,7 +165,7 @@ class Bench:
             self.children["envoy"] = self.processes.start(
                 "envoy",
                 [
-                    str(self._programs.envoy),
+                    str(self.programs.envoy),
                     *("--config-path", str(path), "--concurrency", "1"),
                     *("--log-level", "error", "--disable-hot-restart"),
                 ],

@@ -31,6 +31,11 @@ class Pinning:
     load_on_envoy: Cores
     load_on_server: Cores
 
+    @property
+    def all(self) -> Cores:
+        """Where the scheduler may choose."""
+        return self.envoy | self.server | self.store | self.load_on_envoy | self.load_on_server
+
     @classmethod
     def of_this_machine(cls) -> Self:
         cores = sorted(os.sched_getaffinity(0))

@@ -9,6 +9,7 @@ turns, A B C, A B C, ..., and medians are given. Ratios are the medians of the t
 import asyncio
 import gc
 import json
+import math
 import os
 import secrets
 import subprocess
@@ -19,13 +20,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import click
 import jwt
 
 from authz.check.authorizer import Authorizer
+from authz.check.claims import identity_of
 from authz.check.credentials import CredentialFinder
+from authz.check.jose import take_apart
 from authz.check.policy import RoutePolicies
 from authz.check.request import CheckRequest
 from authz.check.token import Identity
@@ -38,17 +41,19 @@ from authz.keys.keyset import KeySet
 from authz.keys.secret import parse_secret
 from authz.keys.signing import SigningKey, secret_signing_key, sign, signing_key
 from authz.observe.counters import CheckCounters
-from authz.revocation.cache import RevocationCache
+from authz.revocation.knowledge import Knowledge
 from authz.revocation.memory import MemoryStore
-from authz.revocation.record import Note, token_digest
+from authz.revocation.record import CLEAR, Clear, Note, TokenRef, token_digest
 from authz.revocation.store import TokenRevocation
 from authz.revocation.view import Revocations
-from authz.settings import CacheSettings, IssuerSettings
+from authz.settings import CacheSettings, FeedSettings, IssuerSettings
 
 REPOSITORY = Path(__file__).parents[1]
 CAPTURED = REPOSITORY / "tests/data/check_requests"
 
 ISSUER, AUDIENCE = "https://issuer.example", "api"
+BUCKETS = 16
+"""The default of `store.buckets`."""
 LIFETIME = 3600
 """Seconds that a token is good for: longer than this takes."""
 ROUNDS = 40
@@ -128,9 +133,10 @@ def _signer(jwk: dict[str, Any]) -> Signer:
     return Signer(private.algorithm, private, private.key.public_key(), keys)
 
 
-def make_service(signer: Signer, store: MemoryStore) -> CheckService:
-    """All that a sidecar has between its transport and its store, with the default settings."""
-    cache = CacheSettings()
+def make_service(signer: Signer, store: MemoryStore, *, followed: bool = False) -> CheckService:
+    """All that a sidecar has between its transport and its store, with the default settings.
+    `followed`: as with a feed that is live, and has brought nothing.
+    """
     settings = IssuerSettings.model_validate(
         {
             "issuer": ISSUER,
@@ -139,16 +145,15 @@ def make_service(signer: Signer, store: MemoryStore) -> CheckService:
             "keys": {"secret_env": "-"} if signer.algorithm == "HS256" else {"jwks_file": "/-"},
         }
     )
-    revocations = Revocations(RevocationCache(cache.revocations, cache.negative_ttl), time.time)
-    revocations.use(store)
+    revocations = make_view(store, followed=followed)
     authorizer = Authorizer(
         credentials=CredentialFinder(["header:authorization", "cookie:__Host-access"]),
         verifier=Verifier(
             [settings],
             {ISSUER: _Keys(signer.keys)},
             leeway=5.0,
-            buckets=16,
-            cache_size=cache.tokens,
+            buckets=BUCKETS,
+            cache_size=CacheSettings().tokens,
         ),
         revocations=revocations,
         policies=RoutePolicies("open"),
@@ -156,6 +161,22 @@ def make_service(signer: Signer, store: MemoryStore) -> CheckService:
         clock=time.time,
     )
     return CheckService(authorizer, CheckCounters())
+
+
+def make_view(store: MemoryStore, *, followed: bool) -> Revocations:
+    """What a sidecar knows of revocations, with the default settings."""
+    cache = CacheSettings()
+    knowledge = Knowledge(
+        revocations=cache.revocations,
+        negative_ttl=cache.negative_ttl,
+        false_positives=FeedSettings().false_positives,
+        buckets=BUCKETS,
+    )
+    if followed:
+        knowledge.live_until = [math.inf] * BUCKETS
+    revocations = Revocations(knowledge, time.time, time.monotonic)
+    revocations.use(store)
+    return revocations
 
 
 def make_request(
@@ -211,7 +232,13 @@ def _warm(signer: Signer) -> dict[str, float]:
         requests[f"headers_{size}_kb"] = make_request(token, extra_kb=size)
         # With `allowed_headers` Envoy leaves the rest away.
         requests[f"allowed_headers_{size}_kb"] = requests["warm_allowed_headers"]
-    turns = {name: lambda data=data: _check_again(service, data) for name, data in requests.items()}
+    turns = {name: partial(_check_again, service, data) for name, data in requests.items()}
+    follower = make_service(signer, store, followed=True)
+    turns["warm_followed"] = partial(_check_again, follower, requests["warm"])
+    view, ref = make_view(store, followed=True), _ref_of(token)
+    turns["revocation_first"] = partial(_find, view, ref, CLEAR)
+    clear = view.find(ref, time.time())
+    turns["revocation_again"] = partial(_find, view, ref, cast("Clear", clear))
     seconds = _in_turns(turns)
     return {f"{name}_us": median(taken) * 1e6 for name, taken in seconds.items()}
 
@@ -227,6 +254,23 @@ async def _revoke(store: MemoryStore, token: str) -> None:
             note=Note("loadtest", "loadtest", time.time()),
         )
     )
+
+
+def _ref_of(token: str) -> TokenRef:
+    """As the verifier makes it."""
+    jws = take_apart(token)
+    return identity_of(jws.claims, ISSUER, jws.signing_input, BUCKETS).ref
+
+
+def _find(view: Revocations, ref: TokenRef, last: Clear) -> float:
+    """Seconds to ask whether it is revoked, of what a live feed knows; `last` is what was found
+    before.
+    """
+    find, now = view.find, time.time()
+    started = time.process_time()
+    for _ in range(CHECKS):
+        find(ref, now, last)
+    return (time.process_time() - started) / CHECKS
 
 
 def _check_again(service: CheckService, data: bytes) -> float:

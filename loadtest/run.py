@@ -8,11 +8,24 @@ from typing import Any
 
 from authz.cli.errors import CommandError
 from loadtest import memory
+from loadtest.amounts import Amounts
 from loadtest.bench import Bench
+from loadtest.feed import cold, lag, million, writes
 from loadtest.generators import make_known
 from loadtest.measure import Sample, measure
 from loadtest.report import Entry, Report
-from loadtest.scenarios import ENVOY, MEMORY, PIECES, Case, Load
+from loadtest.scenarios import (
+    ENVOY,
+    FEED_COLD,
+    FEED_LAG,
+    FEED_MILLION,
+    FEED_WRITES,
+    FEEDS,
+    MEMORY,
+    PIECES,
+    Case,
+    Load,
+)
 from loadtest.subjects import WARM, Server
 
 WARM_UP = 0.5
@@ -30,20 +43,12 @@ Tell = Callable[[str], None]
 
 def steps(report: Report, rounds: int) -> int:
     """How often `tell` will be called."""
-    extra = len({PIECES, MEMORY} & report.selection.others) + (MEMORY in report.selection.others)
+    others = report.selection.others
+    extra = len({PIECES, MEMORY, *FEEDS} & others) + (MEMORY in others)
     return 2 + extra + _is_paced(report) + len(report.entries) * (rounds + 1)
 
 
-def run(
-    bench: Bench,
-    report: Report,
-    tell: Tell,
-    *,
-    seconds: float,
-    rounds: int,
-    cached: int,
-    checks: int,
-) -> None:
+def run(bench: Bench, report: Report, tell: Tell, amounts: Amounts) -> None:
     """Fill the report. Raises as Bench does."""
     others = report.selection.others
     tell("starting")
@@ -55,17 +60,38 @@ def run(
         report.pieces = _pieces(bench)
     if _is_paced(report):
         tell("the maximum through Envoy")
-        report.maximum = _maximum(bench, seconds)
+        report.maximum = _maximum(bench, amounts.seconds)
     _warm_up(bench, report, tell)
-    for number in range(1, rounds + 1):
+    for number in range(1, amounts.rounds + 1):
         for entry in report.entries:
-            tell(f"round {number} of {rounds}: {entry.name}")
-            entry.rounds.append(_sample(bench, report, entry, seconds))
+            tell(f"round {number} of {amounts.rounds}: {entry.name}")
+            entry.rounds.append(_sample(bench, report, entry, amounts.seconds))
     if MEMORY in others:
-        tell(f"memory with {cached:,} tokens")
-        memory.fill(bench, report.memory, cached)
-        tell(f"memory over {checks:,} checks")
-        memory.watch(bench, report.memory, checks)
+        tell(f"memory with {amounts.cached:,} tokens")
+        memory.fill(bench, report.memory, amounts.cached)
+        tell(f"memory over {amounts.checks:,} checks")
+        memory.watch(bench, report.memory, amounts.checks)
+    _follow(bench, report, tell, amounts)
+
+
+def _follow(bench: Bench, report: Report, tell: Tell, amounts: Amounts) -> None:
+    """The scenarios of the feed, each with processes of its own."""
+    others, found = report.selection.others, report.feed
+    seconds, rounds = amounts.seconds, amounts.rounds
+    if FEED_LAG in others:
+        tell(f"{FEED_LAG}: {amounts.sidecars} sidecars, {amounts.lag_seconds:g} s")
+        found.lag = lag.measure(bench, sidecars=amounts.sidecars, seconds=amounts.lag_seconds)
+    if FEED_MILLION in others:
+        tell(f"{FEED_MILLION}: {amounts.revocations:,} revocations")
+        found.million = million.measure(
+            bench, revocations=amounts.revocations, seconds=seconds, rounds=rounds
+        )
+    if FEED_COLD in others:
+        tell(FEED_COLD)
+        found.cold = cold.measure(bench, seconds=seconds, rounds=rounds)
+    if FEED_WRITES in others:
+        tell(FEED_WRITES)
+        found.writes = writes.measure(bench, seconds=seconds, rounds=rounds)
 
 
 def _is_paced(report: Report) -> bool:

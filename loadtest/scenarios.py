@@ -93,6 +93,7 @@ ENVOY = Scenario(
         subjects.COLD,
         subjects.COLD_REDIS,
         subjects.COLD_CLUSTER,
+        subjects.COLD_FEED,
         subjects.REVOKED,
     ),
     subjects.OK_GRPCIO,
@@ -157,7 +158,11 @@ REST = "rest"
 """Memory of each server at rest."""
 MEMORY = "memory"
 """The same, and with a full cache, and over millions of checks."""
-OTHERS = (PIECES, REST, MEMORY)
+FEED_LAG, FEED_MILLION = "feed-lag", "feed-million"
+FEED_COLD, FEED_WRITES = "feed-cold", "feed-under-writes"
+FEEDS = (FEED_LAG, FEED_MILLION, FEED_COLD, FEED_WRITES)
+"""What following the revocations costs and brings: `feed/`."""
+OTHERS = (PIECES, REST, MEMORY, *FEEDS)
 """What is measured in ways of its own."""
 QUICK_OTHERS = (PIECES, REST)
 
@@ -199,7 +204,7 @@ def select(only: tuple[str, ...], *, everything: bool) -> Selection:
             one = _find(name)
             wanted[one.name] = _both(wanted[one.name], one) if one.name in wanted else one
     if everything:
-        return Selection(SCENARIOS, frozenset({PIECES, MEMORY}))
+        return Selection(SCENARIOS, frozenset({PIECES, MEMORY, *FEEDS}))
     if not only:
         quick = tuple(one for one in SCENARIOS if one.quick)
         return Selection(quick, frozenset(QUICK_OTHERS))

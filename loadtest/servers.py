@@ -17,6 +17,8 @@ STORE_TIMEOUT = 1.0
 ROOM_FOR_ALL = 1_100_000
 """Tokens: the most that the scenarios use at once, and some more."""
 
+WITHOUT_FEED = frozenset({Server.COLD_REDIS, Server.COLD_CLUSTER})
+
 Ports = Mapping[str, int]
 
 
@@ -47,6 +49,10 @@ class Servers:
             return [sys.executable, "-P", OK_ONLY, transport, *self.listen(server)]
         config = self._folder / f"{server}.yaml"
         config.write_text(yaml.safe_dump(self.values(server)), encoding="utf-8")
+        return self.serve(config)
+
+    def serve(self, config: Path) -> list[str]:
+        """A sidecar with the settings of this file."""
         return [sys.executable, "-m", "authz", "serve", "--config", str(config)]
 
     def settings(self, server: Server) -> Settings:
@@ -73,6 +79,7 @@ class Servers:
                 },
             ],
             "store": {"url": self._stores.get(server, "memory://"), "timeout": STORE_TIMEOUT},
+            "feed": {"enabled": server not in WITHOUT_FEED},
             "cache": _cache(server),
             "audit": {"path": str(self._folder / "audit.jsonl")},
         }
@@ -80,7 +87,7 @@ class Servers:
 
 def _cache(server: Server) -> dict[str, Any]:
     match server:
-        case Server.COLD | Server.COLD_REDIS | Server.COLD_CLUSTER:
+        case Server.COLD | Server.COLD_REDIS | Server.COLD_CLUSTER | Server.COLD_FEED:
             return {"tokens": 1, "revocations": 1, "negative_ttl": 0}
         case Server.LARGE:
             return {"tokens": ROOM_FOR_ALL}

@@ -31,13 +31,15 @@ class Stores:
         self._processes.wait_until(partial(_answers, port), "Valkey became ready", READY_TIMEOUT)
         return child
 
-    def start_cluster(self, ports: Sequence[int], buses: Sequence[int]) -> list[Child]:
+    def start_cluster(
+        self, ports: Sequence[int], buses: Sequence[int], name: str = "valkey"
+    ) -> list[Child]:
         """`MASTERS` of them that have agreed on who holds which slots."""
         children = []
         for number, (port, bus) in enumerate(zip(ports, buses, strict=True)):
             options = ["--cluster-enabled", "yes", "--cluster-port", str(bus)]
             options += ["--cluster-config-file", f"nodes-{number}.conf"]
-            children.append(self._start(f"valkey-{number}", port, options))
+            children.append(self._start(f"{name}-{number}", port, options))
         for port in ports:
             self._processes.wait_until(
                 partial(_answers, port), "Valkey became ready", READY_TIMEOUT

@@ -23,13 +23,15 @@ class Server(StrEnum):
     GRPCIO = "grpcio"
     """The same with `transport: grpcio`."""
     REDIS = "redis"
-    """A sidecar with `redis://` and the default caches."""
+    """A sidecar with `redis://`, its feed and the default caches."""
     COLD = "cold"
     """`memory://`, and room for one token: with many in turn, each counts as never seen."""
     COLD_REDIS = "cold-redis"
-    """`redis://`, and room for one token and one answer: each check asks Redis."""
+    """`redis://` without the feed, and room for one token and one answer: each check asks Redis."""
     COLD_CLUSTER = "cold-cluster"
     """The same with `redis+cluster://`."""
+    COLD_FEED = "cold-feed"
+    """The same with the feed: it says of each token that nobody has revoked it."""
     FILLED = "filled"
     """A sidecar with `memory://`, for its memory alone."""
     LARGE = "large"
@@ -37,6 +39,7 @@ class Server(StrEnum):
 
 
 SERVERS_OF_REDIS = frozenset({Server.REDIS, Server.COLD_REDIS})
+SERVERS_OF_CLUSTER = frozenset({Server.COLD_CLUSTER, Server.COLD_FEED})
 SERVERS_WITHOUT_A_SIDECAR = frozenset({Server.OK_GRPCIO, Server.OK_NATIVE})
 
 
@@ -82,15 +85,18 @@ OK_NATIVE = Subject(
 )
 WARM = Subject("warm", "tokens seen before, memory://", Server.MEMORY)
 WARM_GRPCIO = Subject("warm-grpcio", "the same, transport: grpcio", Server.GRPCIO)
-WARM_REDIS = Subject("warm-redis", "the same, redis://, asked once a second a token", Server.REDIS)
+WARM_REDIS = Subject("warm-redis", "the same, redis://, followed by the feed", Server.REDIS)
 WARM_ALL_HEADERS = Subject(
     "warm-all-headers", "the same as warm, without allowed_headers", Server.MEMORY, Way.ALL_HEADERS
 )
 COLD = Subject("cold", "tokens never seen, memory://: the signature each time", Server.COLD)
-COLD_REDIS = Subject("cold-redis", "the same, redis://: and Redis each time", Server.COLD_REDIS)
+COLD_REDIS = Subject(
+    "cold-redis", "the same, redis:// without the feed: and Redis each time", Server.COLD_REDIS
+)
 COLD_CLUSTER = Subject(
     "cold-cluster", "the same, redis+cluster://, three masters", Server.COLD_CLUSTER
 )
+COLD_FEED = Subject("cold-feed", "the same with the feed: Redis isn't asked", Server.COLD_FEED)
 REVOKED = Subject("denied", "revoked tokens, seen before, redis://", Server.REDIS, verdict=DENIED)
 ROOMY = Subject("room-for-all", "cache.tokens as large as it takes", Server.LARGE)
 DEFAULT_ROOM = Subject("default-room", "cache.tokens: 20000, the default", Server.MEMORY)

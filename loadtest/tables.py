@@ -6,6 +6,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from loadtest.feed.tables import tables as feed_tables
+from loadtest.layout import add_columns, new_table, number
 from loadtest.memory import MIB, Reading
 from loadtest.outcome import POINTS
 from loadtest.report import (
@@ -44,30 +46,32 @@ def tables(report: Report, targets: Sequence[Target]) -> RenderableType:
         parts += [Text(f"CPU of the sidecar a check, through Envoy: {figures}"), Text()]
     if report.pieces:
         parts += [_pieces(report), Text()]
+    for one in feed_tables(report.feed):
+        parts += [one, Text()]
     parts += [_memory(report), Text(), _targets(targets), Text(), *_remarks(report)]
     return Group(*parts)
 
 
 def _throughput(report: Report, scenario: Scenario) -> Table:
     cpu, rate = scenario.reference.name, (scenario.fastest or scenario.reference).name
-    table = _table(f"{scenario.name}: {scenario.title}\n{_how(scenario)}")
+    table = new_table(f"{scenario.name}: {scenario.title}\n{_how(scenario)}")
     points = scenario.axis is not None
     for heading in (*([scenario.axis] if scenario.axis else []), ""):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=not heading)
     headings = ["requests/s", f"x {rate}", "p50 ms", "p99 ms", "server µs", f"x {cpu}"]
-    _add_columns(table, *headings, "per CPU-s", "Envoy µs", "wrong")
+    add_columns(table, *headings, "per CPU-s", "Envoy µs", "wrong")
     for entry in report.of(scenario):
         cost = entry.typical(server_cost)
         table.add_row(
-            *([_number(entry.case.point, ",")] if points else []),
+            *([number(entry.case.point, ",")] if points else []),
             entry.case.subject.name,
-            _number(entry.typical(throughput), ",.0f"),
-            _number(ratio(entry, report.fastest(entry), throughput), ".2f"),
-            *(_number(entry.typical(latency(point)), ".2f") for point in ("p50", "p99")),
-            _number(cost, ".1f"),
-            _number(ratio(entry, report.reference(entry), server_cost), ".3f"),
-            _number(1e6 / cost if cost else None, ",.0f"),
-            _number(entry.typical(envoy_cost), ".1f"),
+            number(entry.typical(throughput), ",.0f"),
+            number(ratio(entry, report.fastest(entry), throughput), ".2f"),
+            *(number(entry.typical(latency(point)), ".2f") for point in ("p50", "p99")),
+            number(cost, ".1f"),
+            number(ratio(entry, report.reference(entry), server_cost), ".3f"),
+            number(1e6 / cost if cost else None, ",.0f"),
+            number(entry.typical(envoy_cost), ".1f"),
             str(entry.wrong),
             end_section=points and entry.case.subject is scenario.subjects[-1],
         )
@@ -77,24 +81,24 @@ def _throughput(report: Report, scenario: Scenario) -> Table:
 def _latency(report: Report, scenario: Scenario) -> Table:
     maximum = f"{report.maximum:,.0f}" if report.maximum else "?"
     how = f"open loop, Poisson arrivals, from the time due; the maximum is {maximum} requests/s"
-    table = _table(f"{scenario.name}: {scenario.title}\npacer.py, {how}")
+    table = new_table(f"{scenario.name}: {scenario.title}\npacer.py, {how}")
     table.add_column(Axis.LOAD, justify="right")
     table.add_column("", no_wrap=True)
     quoted = [point for point in POINTS if point != "p90"]
-    _add_columns(table, "requests/s", *(f"{point} ms" for point in quoted))
-    _add_columns(table, *(f"{point} added" for point in quoted), "p99 sent late")
-    _add_columns(table, "server µs", "Envoy µs", "wrong")
+    add_columns(table, "requests/s", *(f"{point} ms" for point in quoted))
+    add_columns(table, *(f"{point} added" for point in quoted), "p99 sent late")
+    add_columns(table, "server µs", "Envoy µs", "wrong")
     for entry in report.of(scenario):
         reference = report.reference(entry)
         table.add_row(
             str(entry.case.point),
             entry.case.subject.name,
-            _number(entry.typical(throughput), ",.0f"),
-            *(_number(entry.typical(latency(point)), ".2f") for point in quoted),
-            *(_number(added(entry, reference, latency(point)), "+.2f") for point in quoted),
-            _number(entry.typical(lateness("p99")), ".2f"),
-            _number(entry.typical(server_cost), ".1f"),
-            _number(entry.typical(envoy_cost), ".1f"),
+            number(entry.typical(throughput), ",.0f"),
+            *(number(entry.typical(latency(point)), ".2f") for point in quoted),
+            *(number(added(entry, reference, latency(point)), "+.2f") for point in quoted),
+            number(entry.typical(lateness("p99")), ".2f"),
+            number(entry.typical(server_cost), ".1f"),
+            number(entry.typical(envoy_cost), ".1f"),
             str(entry.wrong),
             end_section=entry.case.subject is scenario.subjects[-1],
         )
@@ -118,9 +122,9 @@ def _how(scenario: Scenario) -> str:
 
 
 def _pieces(report: Report) -> Table:
-    table = _table("pieces: single steps, in one process, without a server")
+    table = new_table("pieces: single steps, in one process, without a server")
     table.add_column("")
-    _add_columns(table, "figure")
+    add_columns(table, "figure")
     for what, figure in report.pieces.items():
         shown = f"{figure:,.2f}" if isinstance(figure, float) else str(figure)
         table.add_row(what, shown)
@@ -128,9 +132,9 @@ def _pieces(report: Report) -> Table:
 
 
 def _memory(report: Report) -> Table:
-    table = _table("memory, in MiB")
+    table = new_table("memory, in MiB")
     table.add_column("")
-    _add_columns(table, "RSS", "PSS", "USS")
+    add_columns(table, "RSS", "PSS", "USS")
 
     def add(what: str, one: Reading) -> None:
         table.add_row(what, *(f"{size / MIB:.1f}" for size in (one.rss, one.pss, one.uss)))
@@ -146,9 +150,9 @@ def _memory(report: Report) -> Table:
 
 
 def _targets(targets: Sequence[Target]) -> Table:
-    table = _table("targets")
+    table = new_table("targets")
     table.add_column("")
-    _add_columns(table, "limit", "figure", "met")
+    add_columns(table, "limit", "figure", "met")
     verdicts = {True: "yes", False: "[bold red]no[/]", None: "not measured"}
     for one in targets:
         sign = "≤" if one.sense == "at most" else "≥"
@@ -175,21 +179,9 @@ def _remarks(report: Report) -> list[Text]:
     if report.wrong:
         names = [entry.name for entry in report.entries if entry.wrong]
         names += ["memory"] if report.memory.wrong else []
+        names += ["the feed"] if report.feed.wrong else []
         text = (
             f"{report.wrong} wrong or missing answers in {', '.join(names)}: not to be relied on."
         )
         remarks.append(Text(text, "red"))
     return remarks
-
-
-def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", title_style="bold")
-
-
-def _add_columns(table: Table, *headings: str) -> None:
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)

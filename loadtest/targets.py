@@ -4,6 +4,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from loadtest.feed.cold import WITH_FEED
+from loadtest.feed.cost import rate, server
+from loadtest.feed.cost import ratio as cost_ratio
+from loadtest.feed.findings import Findings
+from loadtest.feed.writes import RATE
 from loadtest.memory import MIB
 from loadtest.report import Report, added, latency, ratio, server_cost, throughput
 from loadtest.scenarios import ENVOY, LATENCY, TCP, UNIX
@@ -25,6 +30,15 @@ GROWTH_MIB = 1.0
 ADDED_P99_MS = 1.0
 """At half load, on a quiet machine."""
 HALF_LOAD = 50
+REFUSED_P99_MS, REFUSED_MAX_MS = 100.0, 2000.0
+"""From the acknowledgement of a revocation to its refusal by each sidecar."""
+FILTER_MB = 12.0
+START_SECONDS = 30.0
+"""From the start of a process until it knows every revocation."""
+UNCHANGED = 0.9
+"""Checks per second per core with a million revocations, to those with none."""
+UNDER_WRITES = 0.9
+"""Checks per second while revocations arrive, to those while none do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +63,13 @@ class Target:
 
 
 def targets(report: Report) -> list[Target]:
-    return [*_through_envoy(report), *_direct(report), *_pieces(report), *_memory(report)]
+    return [
+        *_through_envoy(report),
+        *_direct(report),
+        *_pieces(report),
+        *_memory(report),
+        *_feed(report.feed),
+    ]
 
 
 def _through_envoy(report: Report) -> Iterator[Target]:
@@ -111,3 +131,39 @@ def _memory(report: Report) -> Iterator[Target]:
     checks = memory.readings[-1].checks if memory.readings else 0
     many = f"{checks / 1e6:.1f} million" if checks else "millions of"
     yield Target(f"growth over {many} checks", "at most", GROWTH_MIB, "MiB", growth)
+
+
+def _feed(found: Findings) -> Iterator[Target]:
+    lag, million, cold, writes = found.lag, found.million, found.cold, found.writes
+    p99, most = (lag.lag_ms[point] if lag else None for point in ("p99", "max"))
+    many = f"at {lag.sidecars if lag else 8} sidecars"
+    yield Target(
+        f"from acknowledgement to refusal {many}, p99", "at most", REFUSED_P99_MS, "ms", p99
+    )
+    yield Target("the same, the slowest", "at most", REFUSED_MAX_MS, "ms", most)
+    known = f"{million.revocations if million else 1_000_000:,} revocations"
+    size = million.filter_bytes / 1e6 if million else None
+    yield Target(f"{known}: the filter", "at most", FILTER_MB, "MB", size)
+    start = million.start_seconds if million else None
+    yield Target(f"{known}: start until all are known", "at most", START_SECONDS, "s", start)
+    yield Target(
+        f"{known}: warm checks per second per core, to those without any",
+        "at least",
+        UNCHANGED,
+        "x",
+        cost_ratio(million.warm_empty, million.warm_full, server) if million else None,
+    )
+    yield Target(
+        "a cold token with the feed live: commands that Redis gets",
+        "at most",
+        0.0,
+        "a check",
+        cold.per_check(WITH_FEED) if cold else None,
+    )
+    yield Target(
+        f"{RATE:,.0f} revocations/s: checks/s, to those without any",
+        "at least",
+        UNDER_WRITES,
+        "x",
+        cost_ratio(writes.busy, writes.quiet, rate) if writes else None,
+    )

@@ -179,3 +179,54 @@ def test_an_unknown_scenario_is_a_usage_error_that_lists_those_there_are() -> No
     assert done.returncode == 2
     assert "--only nonsense" in done.stderr
     assert "cold-redis" in done.stderr
+
+
+@pytest.mark.timeout(2 * TIMEOUT)
+@pytest.mark.needs_tool("h2load")
+def test_a_short_run_of_the_feed_counts_every_refusal_and_every_command(temporary: Path) -> None:
+    """Each revocation is refused by each sidecar, each was heard of, and Redis is asked about cold
+    tokens without the feed only.
+    """
+    results = temporary / "results"
+    amounts = ("--sidecars", "2", "--lag-seconds", "2", "--revocations", "3000", "--rounds", "1")
+    names = ("feed-lag", "feed-million", "feed-cold", "feed-under-writes")
+    done = run(
+        *amounts,
+        *("--results", str(results)),
+        *(part for name in names for part in ("--only", name)),
+        TMPDIR=str(temporary),
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in names:
+        assert f"{name}: " in done.stdout
+    (file,) = results.glob("*.json")
+    report = json.loads(file.read_text())
+    found = report["feed"]
+    lag, million, cold, writes = (found[name] for name in ("lag", "million", "cold", "writes"))
+
+    assert lag["revoked"] > 100
+    assert sum(lag["histogram_us"].values()) == 2 * lag["revoked"]
+    assert sum(lag["heard"].values()) >= 2 * lag["revoked"]  # some are read and pushed
+    assert 0 < sum(lag["own_lag"].values()) <= sum(lag["heard"].values())
+    assert 0 < lag["lag_ms"]["p50"] <= lag["lag_ms"]["p99"] <= lag["lag_ms"]["max"]
+
+    assert million["filter_entries"] == 3000
+    assert million["filter_bytes"] > 3000
+    assert million["cutoffs"]["users"] == 3000
+    assert 0 < million["sync_seconds"] < million["start_seconds"]
+    assert million["disturbed_ms"]["max"] > 0
+
+    assert cold["commands_per_check"] == {"with the feed": 0, "without it": 1, "memory://": 0}
+    assert writes["arrived"][0] > 0
+    assert writes["failed"] == 0
+    for costs in (*cold["costs"].values(), million["warm_full"], writes["busy"], writes["quiet"]):
+        assert [cost["wrong"] for cost in costs] == [0]
+        assert all(cost["requests"] > 0 and cost["server_us"] > 0 for cost in costs)
+
+    met = {one["what"]: one["met"] for one in report["targets"]}
+    assert met["a cold token with the feed live: commands that Redis gets"] is True
+    assert met["3,000 revocations: the filter"] is True
+    assert [path.name for path in results.glob("*/*.svg")] == ["feed.svg"]
+    assert not list(temporary.glob("authz-load-*"))
+    assert not processes_that_mention(temporary)

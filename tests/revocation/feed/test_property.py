@@ -7,8 +7,6 @@ connections it has a store in memory whose every reply comes when the test says 
 """
 
 import asyncio
-from dataclasses import dataclass
-from enum import Enum, auto
 from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import patch
@@ -17,6 +15,21 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from revocation.entries import cutoff_entry, token_entry
+from revocation.feed.followed import (
+    BUCKETS,
+    LEEWAY,
+    LIFETIMES,
+    MAX_STALENESS,
+    ROUNDS,
+    START,
+    TICK,
+    TOKENS,
+    TURNS,
+    Acknowledged,
+    Event,
+    Listening,
+    Quiet,
+)
 from revocation.feed.world import PAGE, Data, World
 
 from authz.revocation.entry import TOKEN, Entry
@@ -24,7 +37,7 @@ from authz.revocation.feed import feed as feed_module
 from authz.revocation.feed import reading
 from authz.revocation.feed.feed import Feed
 from authz.revocation.filter import Presence
-from authz.revocation.knowledge import NEVER, Knowledge
+from authz.revocation.knowledge import NEVER
 from authz.revocation.nodes import Nodes
 from authz.revocation.record import (
     CLEAR,
@@ -36,85 +49,6 @@ from authz.revocation.record import (
     Unavailable,
 )
 from authz.settings import FeedSettings, StoreSettings
-
-BUCKETS = 2
-MAX_STALENESS = 2.0
-LEEWAY = 5.0
-START = 1_800_000_000
-TICK = 1 / 1024
-"""Seconds between any two things that happen."""
-TURNS = 12
-"""Of the loop, for whatever can go on to do so."""
-ROUNDS = 8
-"""After which a feed is live, if all is well: it may have to read on, find a gap, read all, find
-that the store is another one, and read all once more.
-"""
-
-USERS = ("ann", "bob")
-TOKENS = [
-    TokenRef(f"user-{user}", f"token-{user}-{n}", bucket, START - 100 + 50 * n, START + 40_000)
-    for bucket, user in enumerate(USERS)
-    for n in range(3)
-]
-LIFETIMES = [30.0, 5000.0, 20_000.0, 40_060.0]
-"""Seconds from the start until when a revocation says that its token has expired, and 60 more."""
-
-
-class Quiet:
-    """Logs nothing."""
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *_, **__: None
-
-
-class Listening(Knowledge):
-    """Notes what it is told."""
-
-    def __init__(self, negative_ttl: float) -> None:
-        super().__init__(
-            revocations=100, negative_ttl=negative_ttl, false_positives=1e-9, buckets=BUCKETS
-        )
-        self.exact: dict[str, float] = {}
-        """TID: until when it is revoked for certain."""
-        self.heard: dict[str, float] = {}
-        """TID: the same, told in whatever way."""
-        self.cuts: dict[str, float] = {}
-        self.losses = 0
-
-    def hear(self, entry: Entry, now: float, *, just_now: bool) -> None:
-        super().hear(entry, now, just_now=just_now)
-        if entry.kind == TOKEN:
-            for known in (self.heard, self.exact) if just_now else (self.heard,):
-                known[entry.token] = max(entry.expires / 1000, known.get(entry.token, 0.0))
-        else:
-            self.cuts[entry.user] = max(entry.before / 1000, self.cuts.get(entry.user, 0.0))
-
-    def lose_history(self) -> None:
-        super().lose_history()
-        self.losses += 1
-
-
-@dataclass(slots=True, eq=False)
-class Acknowledged:
-    """A revocation that its caller was told is in the store."""
-
-    bucket: int
-    entry: Entry
-    at: float
-    """Monotonic."""
-    lost_at: float | None = None
-    """When the store forgot it."""
-
-
-class Event(Enum):
-    """What may come at any moment."""
-
-    REVOCATION = auto()
-    PUSHES = auto()
-    FAILURE = auto()
-    CUT = auto()
-    FAILOVER = auto()
-    FLUSH = auto()
 
 
 class FollowedStore(RuleBasedStateMachine):
@@ -167,6 +101,9 @@ class FollowedStore(RuleBasedStateMachine):
             observe_lag=lambda _: None,
         )
         self.feed._source = cast("Any", self.world)
+        self.world.named_at = 0.0
+        for one in self.acknowledged:
+            one.was_named = False  # to this one, nothing was named yet
 
     def stop(self) -> None:
         self.loop.run_until_complete(self.feed.aclose())
@@ -210,7 +147,7 @@ class FollowedStore(RuleBasedStateMachine):
     def acknowledge(self, entry: Entry, buckets: Any) -> None:
         for bucket in buckets:
             self.world.write(bucket, entry)
-        self.acknowledged += [Acknowledged(bucket, entry, self.monotonic) for bucket in buckets]
+        self.acknowledged += [Acknowledged(bucket, entry, self.world.now) for bucket in buckets]
         self.turn()
 
     # Pushes
@@ -400,7 +337,8 @@ class FollowedStore(RuleBasedStateMachine):
             if one.lost_at is None and (
                 kept is None or kept.before < one.entry.before or kept.expires < one.entry.expires
             ):
-                one.lost_at = self.monotonic
+                one.lost_at = self.world.now
+                one.was_named = one.at < self.world.named_at
         self.turn()
 
     @rule(bucket=st.sampled_from(range(BUCKETS)), left=st.integers(0, 3))
@@ -436,13 +374,13 @@ class FollowedStore(RuleBasedStateMachine):
         """Acknowledged before it was asked for, and not lost before it could be read."""
         for bucket, live_until in enumerate(self.knowledge.live_until):
             if live_until != self.verified.get(bucket, (NEVER, 0.0))[0]:
-                self.verified[bucket] = live_until, self.monotonic
+                self.verified[bucket] = live_until, self.world.now
         for one in self.acknowledged:
             live_until, verified_at = self.verified.get(one.bucket, (NEVER, 0.0))
             if self.world.now * 1000 >= one.entry.expires:
                 continue
             is_there = one.lost_at is None or one.lost_at > verified_at
-            if one.at < live_until - MAX_STALENESS and is_there:
+            if one.at < self.true_time(live_until - MAX_STALENESS) and is_there:
                 assert self.is_known(one.entry), one
 
     @invariant()
@@ -494,19 +432,23 @@ class FollowedStore(RuleBasedStateMachine):
             assert ref in self.cleared
         if isinstance(finding, Clear):
             assert ref in self.cleared
-            lost_at = self.lost_at(ref)
-            asked_at = self.knowledge.live_until[ref.bucket] - MAX_STALENESS
-            assert lost_at is not None
-            assert asked_at <= lost_at, "a matching tip was asked for after the store lost it"
+            losses = self.losses_of(ref)
+            assert losses
+            asked_at = self.true_time(self.knowledge.live_until[ref.bucket] - MAX_STALENESS)
+            for one in losses:
+                assert not one.was_named or asked_at <= (one.lost_at or 0.0), "its loss is unseen"
         assert not isinstance(finding, Unavailable)
 
-    def lost_at(self, ref: TokenRef) -> float | None:
-        losses = [
-            one.lost_at
+    def losses_of(self, ref: TokenRef) -> list[Acknowledged]:
+        return [
+            one
             for one in self.acknowledged
-            if one.entry.token == ref.token and one.bucket == ref.bucket
+            if one.entry.token == ref.token and one.bucket == ref.bucket and one.lost_at
         ]
-        return max((at for at in losses if at is not None), default=None)
+
+    def true_time(self, monotonic: float) -> float:
+        """Of a moment in the past."""
+        return self.world.now - (self.monotonic - monotonic)
 
     def was_ever_revoked(self, ref: TokenRef) -> bool:
         return any(

@@ -62,8 +62,10 @@ class Request:
 
     make: Callable[[], Any]
     arrived: asyncio.Future[Any]
+    for_tips: bool = False
     reply: Any = None
-    is_made: bool = False
+    made_at: float | None = None
+    """True time."""
 
 
 class World:
@@ -77,6 +79,8 @@ class World:
         self.requests: list[Request] = []
         self.now = 1_800_000_000.0
         """True time. Seconds since 1970."""
+        self.named_at = 0.0
+        """True time as of which the feed was told the tips."""
         self._made = 0
 
     # What the script does
@@ -143,7 +147,7 @@ class World:
         assert (address, within > 0) == (NODE, True)
         asked = list(buckets)
         tips: Mapping[int, Tip] = await self._ask(
-            lambda: {bucket: self.data.buckets[bucket].tip for bucket in asked}
+            lambda: {bucket: self.data.buckets[bucket].tip for bucket in asked}, for_tips=True
         )
         return tips
 
@@ -179,8 +183,8 @@ class World:
             if sum(map(ord, key[1])) % 2 == half and self.now * 1000 < entry.expires
         ]
 
-    async def _ask(self, make: Callable[[], Any]) -> Any:
-        request = Request(make, asyncio.get_running_loop().create_future())
+    async def _ask(self, make: Callable[[], Any], *, for_tips: bool = False) -> Any:
+        request = Request(make, asyncio.get_running_loop().create_future(), for_tips)
         self.requests.append(request)
         return await request.arrived
 
@@ -188,12 +192,14 @@ class World:
 
     def make(self, request: Request) -> None:
         """The node answers. The reply is under way."""
-        if not request.is_made:
-            request.reply, request.is_made = request.make(), True
+        if request.made_at is None:
+            request.reply, request.made_at = request.make(), self.now
 
     def arrive(self, request: Request) -> None:
         self.make(request)
         self.requests.remove(request)
+        if request.for_tips:
+            self.named_at = request.made_at or 0.0
         if not request.arrived.done():
             request.arrived.set_result(request.reply)
 

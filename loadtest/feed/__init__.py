@@ -1,0 +1,1 @@
+"""What following the revocations costs and brings."""
