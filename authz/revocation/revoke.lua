@@ -31,7 +31,7 @@ local feed, tip = KEYS[1], KEYS[2]
 local keep = tonumber(ARGV[1])
 local buckets = ARGV[2 + (#KEYS - 2) * 6] or ''
 local results, pushed, decided = {}, {}, {}
-local epoch, seq, last, oldest, first, first_before
+local epoch, seq, last, oldest, first, first_before, now
 
 local function text(number)
   return string.format('%.0f', number)
@@ -50,7 +50,7 @@ end
 
 -- Read once, and only where something is to be added.
 local function read_tip()
-  local now = redis.call('TIME')
+  now = redis.call('TIME')
   local known = redis.call('HMGET', tip, 'epoch', 'seq', 'id', 'first')
   oldest = text(now[1] * 1000 - keep)
   epoch, seq, last, first = known[1], tonumber(known[2]), known[3], known[4]
@@ -62,6 +62,19 @@ local function read_tip()
   end
 end
 
+-- The id of the next entry: of now, and of the last one's millisecond where the clock is behind it,
+-- as Redis would choose it; but with dice. For the number after the last is the one that a failover
+-- may have lost: whoever knows the lost entry would take this one for it.
+local function next_id(...)
+  local ms, n = now[1] * 1000 + math.floor(now[2] / 1000), 0
+  local last_ms, last_n = string.match(last, '^(%d+)-(%d+)$')
+  if last_ms and tonumber(last_ms) >= ms then
+    ms, n = tonumber(last_ms), tonumber(last_n) + 1
+  end
+  local dice = redis.sha1hex(table.concat({now[1], now[2], ...}, ' '))
+  return text(ms) .. '-' .. text(n + tonumber(string.sub(dice, 1, 7), 16))
+end
+
 local function append(kind, note, expires, cut, user, token)
   if not epoch then
     read_tip()
@@ -69,8 +82,14 @@ local function append(kind, note, expires, cut, user, token)
   end
   seq = seq + 1
   local number = text(seq)
-  last = redis.call('XADD', feed, 'MINID', '~', oldest, '*', 'seq', number, 'kind', kind,
-    'user', user, 'token', token, 'before', cut, 'expires', expires, 'note', note)
+  local fields = {'seq', number, 'kind', kind, 'user', user, 'token', token, 'before', cut,
+    'expires', expires, 'note', note}
+  local id = next_id(unpack(fields))
+  local added = redis.pcall('XADD', feed, 'MINID', '~', oldest, id, unpack(fields))
+  if type(added) == 'table' and added.err then  -- without a tip the stream may be ahead of us
+    added = redis.call('XADD', feed, 'MINID', '~', oldest, '*', unpack(fields))
+  end
+  last = added
   table.insert(pushed.entries, {id = last, seq = number, kind = kind, user = user, token = token,
     before = cut, expires = expires})
 end

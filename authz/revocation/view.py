@@ -15,6 +15,9 @@ from authz.revocation.record import (
 )
 from authz.revocation.store import RevocationStore
 
+TIDY_EVERY = 1.0
+"""Seconds between two looks at what has expired."""
+
 
 class Revocations:
     """What is known here, then the store. Equal look-ups in flight are shared."""
@@ -28,6 +31,7 @@ class Revocations:
         self._knowledge = knowledge
         self._clock = clock
         self._monotonic = monotonic
+        self._tidied_at = monotonic()
         self._in_flight: dict[TokenRef, asyncio.Future[Answer]] = {}
         self.results: dict[str, int] = {}
         """Look-ups that went to the store, by outcome: `revoked`, `clear`, or the cause why not."""
@@ -47,7 +51,11 @@ class Revocations:
 
     def learn(self, ref: TokenRef, finding: Revoked | Clear) -> None:
         """Remember what the store said, also when it came too late for the check that asked."""
-        self._knowledge.learn(ref, finding, self._clock())
+        now, monotonic = self._clock(), self._monotonic()
+        self._knowledge.learn(ref, finding, now)
+        if monotonic - self._tidied_at >= TIDY_EVERY:  # without a feed nobody else would
+            self._tidied_at = monotonic
+            self._knowledge.tidy(now, monotonic)
 
     def find(self, ref: TokenRef, now: float, last: Clear = CLEAR) -> Finding | Awaitable[Finding]:
         """Is it revoked? At once where memory knows, else as an awaitable of at most

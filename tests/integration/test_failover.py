@@ -22,7 +22,7 @@ from support.cluster import Node, ValkeyCluster
 from support.grpc import CheckClient, headers_of, status_of
 from support.jwks import ISSUER, claims, rsa_key, sign
 from support.revocations import BUCKETS, new_subject, of_token, opened
-from support.sidecar import KID, Sidecar
+from support.sidecar import KID, NO_FEED, Sidecar
 from support.waiting import wait_until
 
 TIMEOUT = 0.05
@@ -125,8 +125,8 @@ def _sidecar(
     store = {"url": _shared_cluster.url, "timeout": f"{TIMEOUT * 1000:g}ms"}
     audit = {"path": str(tmp_path_factory.mktemp("audit") / "audit.jsonl"), "timeout": "2s"}
     # Each token is asked about; with a feed it is `make chaos`.
-    ask, log = {"enabled": False}, {"level": "debug"}
-    settings = {"store": store, "audit": audit, "feed": ask, "log": log}
+    log = {"level": "debug"}
+    settings = {"store": store, "audit": audit, "feed": NO_FEED, "log": log}
     with Sidecar(tmp_path_factory.mktemp("sidecar"), settings) as sidecar:
         yield sidecar
 

@@ -16,7 +16,7 @@ from conftest import StartSidecar
 from support.grpc import CheckClient, headers_of, status_of
 from support.jwks import claims, rsa_key, sign
 from support.ports import LOOPBACK, free_port
-from support.sidecar import KID, Sidecar
+from support.sidecar import KID, NO_FEED, Sidecar
 from support.valkey import ValkeyServer
 from support.waiting import wait_until
 
@@ -102,7 +102,7 @@ def sidecar(_sidecar: Sidecar, store: ValkeyServer) -> Iterator[Sidecar]:
 
 def settings(server: ValkeyServer, **changes: Any) -> dict[str, Any]:
     store = {"url": server.url, "timeout": f"{TIMEOUT * 1000:g}ms"}
-    return {"store": store, "feed": {"enabled": False}, **changes}
+    return {"store": store, "feed": NO_FEED, **changes}
 
 
 # Down at the start

@@ -17,12 +17,9 @@ from support.grpc import CheckClient, headers_of, status_of
 from support.jwks import claims, jwk, jwks, rsa_key, sign
 from support.ports import LOOPBACK
 from support.proxy import TcpProxy
-from support.sidecar import KID, Sidecar
+from support.sidecar import KID, NO_FEED, Sidecar
 from support.valkey import ValkeyServer
 from support.waiting import wait_until
-
-ASK = {"enabled": False}
-"""`feed`: the store is asked about each token, so that checks wait for it."""
 
 LIMIT = 10.0
 """Seconds from the signal to the end."""
@@ -58,7 +55,7 @@ def test_a_signal_ends_it_in_order(
 ) -> None:
     """Not ready and NOT_SERVING; what is being answered is answered; with a health Watch open."""
     url = f"redis://{LOOPBACK}:{proxy.port}"
-    sidecar = start_sidecar({"store": {"url": url, "timeout": "3s"}, "feed": ASK})
+    sidecar = start_sidecar({"store": {"url": url, "timeout": "3s"}, "feed": NO_FEED})
     wait_until(lambda: sidecar.status()["store"]["connected"], "connected")
     states: list[str] = []
 
@@ -99,7 +96,7 @@ def test_a_signal_ends_it_in_order(
 def test_it_ends_in_time_while_the_store_hangs_and_all_that_passed_is_on_record(
     valkey: ValkeyServer, start_sidecar: StartSidecar
 ) -> None:
-    sidecar = start_sidecar({"store": {"url": valkey.url, "timeout": "50ms"}, "feed": ASK})
+    sidecar = start_sidecar({"store": {"url": valkey.url, "timeout": "50ms"}, "feed": NO_FEED})
     wait_until(lambda: sidecar.status()["store"]["connected"], "connected")
     valkey.freeze()
     passed: list[str] = []

@@ -159,7 +159,7 @@ async def follows(feed: Feed, revokes: Opened) -> bool:
     """
 
     def refused() -> bool:
-        return "NoPermission" in feed.error + feed.subscription.error
+        return "NoPermission" in f"{feed.status()['error']} {feed.subscription.error}"
 
     def live() -> bool:
         return feed.subscribed and feed.live_buckets == BUCKETS

@@ -17,6 +17,8 @@ from support.jwks import AUDIENCE, ISSUER, jwk, jwks, rsa_key
 from support.ports import LOOPBACK, free_port
 from support.process import ChildProcess
 
+NO_FEED = {"enabled": False}
+"""For `feed`: the store is asked about each token, so that a test can make checks wait for it."""
 KID = "test-1"
 """The `kid` of the RSA key that `default_issuer` trusts, `rsa_key()`."""
 

@@ -8,6 +8,7 @@ import pytest
 
 from support.ports import LOOPBACK
 from support.proxy import TcpProxy
+from support.sidecar import NO_FEED
 from support.transports import Pair
 from support.valkey import ValkeyServer
 
@@ -27,7 +28,8 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TcpProxy]:
 
 @pytest.fixture(scope="session")
 def pair(tmp_path_factory: pytest.TempPathFactory, line: TcpProxy) -> Iterator[Pair]:
-    settings = {"store": {"url": f"redis://{LOOPBACK}:{line.port}", "timeout": STORE_TIMEOUT}}
+    store = {"url": f"redis://{LOOPBACK}:{line.port}", "timeout": STORE_TIMEOUT}
+    settings = {"store": store, "feed": NO_FEED}  # so that checks wait for the store
     with Pair.started(tmp_path_factory.mktemp("pair"), settings) as pair:
         yield pair
 

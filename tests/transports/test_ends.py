@@ -13,7 +13,7 @@ from support.grpc import CHECK_SERVICE, check_request
 from support.http2_client import Answer, Http2Client, framed, grpc_headers
 from support.ports import LOOPBACK
 from support.proxy import TcpProxy
-from support.sidecar import Sidecar
+from support.sidecar import NO_FEED, Sidecar
 from support.transports import TRANSPORTS, good_token, outcome_of
 from support.valkey import ValkeyServer
 from support.waiting import wait_until
@@ -45,7 +45,9 @@ def line(tmp_path: Path) -> Iterator[TcpProxy]:
 
 def start(start_sidecar: StartSidecar, transport: str, line: TcpProxy) -> Sidecar:
     url = f"redis://{LOOPBACK}:{line.port}"
-    sidecar = start_sidecar({"transport": transport, "store": {"url": url, "timeout": "4s"}})
+    sidecar = start_sidecar(
+        {"transport": transport, "store": {"url": url, "timeout": "4s"}, "feed": NO_FEED}
+    )
     wait_until(lambda: sidecar.status()["store"]["connected"], "connected")
     return sidecar
 
@@ -117,6 +119,7 @@ def test_a_check_that_outlasts_the_drain_is_told_that_nobody_is_there(
         {
             "transport": transport,
             "store": {"url": url, "timeout": "8s"},
+            "feed": NO_FEED,
             "drain_timeout": "200ms",
         }
     )

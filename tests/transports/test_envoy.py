@@ -17,7 +17,7 @@ from support.certificates import Certificates
 from support.envoy import TYPES, Envoy, ExtAuthz, bootstrap_for
 from support.ports import LOOPBACK, free_port
 from support.proxy import TcpProxy
-from support.sidecar import Sidecar
+from support.sidecar import NO_FEED, Sidecar
 from support.steady import Ask, SteadyLoad
 from support.transports import expired_token, good_token
 from support.upstream import Upstream
@@ -84,7 +84,9 @@ def line(tmp_path: Path) -> Iterator[TcpProxy]:
 def patient(tmp_path: Path, line: TcpProxy) -> Iterator[Sidecar]:
     """A sidecar that waits for its store, so that checks can be held under way."""
     store = {"url": f"redis://{LOOPBACK}:{line.port}", "timeout": "9s"}
-    with Sidecar(tmp_path / "patient", {"transport": "native", "store": store}) as sidecar:
+    with Sidecar(
+        tmp_path / "patient", {"transport": "native", "store": store, "feed": NO_FEED}
+    ) as sidecar:
         wait_until(lambda: sidecar.status()["store"]["connected"], "connected")
         yield sidecar
         assert "Traceback" not in sidecar.log_text()

@@ -17,7 +17,7 @@ from support.http2_client import Http2Client, connect, conversation, framed, grp
 from support.ports import LOOPBACK
 from support.process import ChildProcess
 from support.proxy import TcpProxy
-from support.sidecar import Sidecar
+from support.sidecar import NO_FEED, Sidecar
 from support.transports import good_token
 from support.valkey import ValkeyServer
 from support.waiting import wait_until
@@ -45,7 +45,7 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TcpProxy]:
 @pytest.fixture(scope="module")
 def _sidecar(tmp_path_factory: pytest.TempPathFactory, line: TcpProxy) -> Iterator[Sidecar]:
     store = {"url": f"redis://{LOOPBACK}:{line.port}", "timeout": "9s"}
-    settings = {"transport": "native", "store": store}
+    settings = {"transport": "native", "store": store, "feed": NO_FEED}
     with Sidecar(tmp_path_factory.mktemp("sidecar"), settings) as sidecar:
         wait_until(lambda: sidecar.status()["store"]["connected"], "connected")
         yield sidecar

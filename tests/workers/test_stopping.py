@@ -17,7 +17,7 @@ from support.grpc import CheckClient, headers_of, status_of
 from support.jwks import claims, rsa_key, sign
 from support.ports import LOOPBACK, accepts_connections
 from support.proxy import TcpProxy
-from support.sidecar import KID
+from support.sidecar import KID, NO_FEED
 from support.valkey import ValkeyServer
 from support.waiting import wait_until
 
@@ -54,7 +54,8 @@ def test_a_signal_ends_all_in_order_and_what_was_asked_is_answered(
     """A check waits for the store at each worker. SIGINT goes to the whole group, as Ctrl-C does:
     no worker may die before it is told.
     """
-    fleet = start_fleet({"store": {"url": f"redis://{LOOPBACK}:{proxy.port}", "timeout": "4s"}})
+    store = {"url": f"redis://{LOOPBACK}:{proxy.port}", "timeout": "4s"}
+    fleet = start_fleet({"store": store, "feed": NO_FEED})  # so that checks wait
     wait_until(
         lambda: all(one["status"]["store"]["connected"] for one in fleet.workers()), "connected"
     )

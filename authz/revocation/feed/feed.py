@@ -8,18 +8,19 @@ where a stream isn't whole either, from the keys.
 """
 
 import asyncio
+import contextlib
 import math
+import random
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import structlog
 
 from authz.observe import events
-from authz.revocation.entry import Entry
 from authz.revocation.feed.figures import FeedFigures
-from authz.revocation.feed.position import NOTHING, Position, Push, Step, Tip
-from authz.revocation.feed.reading import Reading, read_all, read_on
-from authz.revocation.feed.source import Row, Source, SourceError
+from authz.revocation.feed.position import Position, Push, Step, Tip
+from authz.revocation.feed.reader import Reader, written_at
+from authz.revocation.feed.source import Source, SourceError
 from authz.revocation.feed.subscription import Subscription
 from authz.revocation.knowledge import NEVER, Knowledge
 from authz.revocation.nodes import Nodes
@@ -31,6 +32,8 @@ VERIFICATIONS = 2
 RETRY = 0.2
 """Seconds until the next round where something was missing or didn't answer: the breaker's five
 failures then come together within a second, before the feed is stale and checks begin to ask."""
+JITTER = 0.2
+"""Of the pause between rounds."""
 PAUSE = 0.02
 """Seconds at least between two rounds, however many pushes leave gaps."""
 DEAF_AFTER = 2.0
@@ -75,14 +78,24 @@ class Feed:
         self._clock = clock
         self._monotonic = monotonic
         self._observe_lag = observe_lag
+        self._wake = asyncio.Event()
         self._source = Source(nodes)
         self._positions = [Position() for _ in range(store.buckets)]
-        self._reading: set[int] = set()
+        self._reader = Reader(
+            self._source,
+            self._positions,
+            knowledge,
+            self.figures,
+            clock=clock,
+            monotonic=monotonic,
+            observe_lag=observe_lag,
+            verified=self._verified,
+            found=self._note_found,
+            ended=self._wake.set,
+        )
         self._unheard: dict[int, tuple[int, float]] = {}
         self._pushed_to: dict[int, int] = {}
-        self._trouble = False
         self._started_at = monotonic()
-        self._wake = asyncio.Event()
         self._is_live: bool | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.error = ""
@@ -115,10 +128,10 @@ class Feed:
 
     def _on_push(self, bucket: int, push: Push) -> None:
         for entry in push.entries:
-            self._hear(entry, "pushed")
-        self._observe_lag(max(0.0, self._clock() - _written_at(push.last.id)))
+            self._reader.hear(entry, "pushed")
+        self._observe_lag(max(0.0, self._clock() - written_at(push.last.id)))
         self._pushed_to[bucket] = push.last.seq
-        if not self._positions[bucket].pushed(push) and bucket not in self._reading:
+        if not self._positions[bucket].pushed(push) and not self._reader.reads(bucket):
             self.figures.gaps += 1
             self._wake.set()
 
@@ -129,23 +142,24 @@ class Feed:
             self._wake.clear()  # before: what happens meanwhile calls for another round
             pause = self._max_staleness / VERIFICATIONS
             try:
-                if not await self._verify() or self._trouble:
+                if not await self._verify() or self._reader.failing:
                     pause = min(RETRY, pause)
-                self._trouble = False
+                else:
+                    self.error = ""
             except Exception:  # without this task the feed would stay stale
                 log.exception(events.FEED_FAILED)
             self._tell()
-            try:
+            # Less up to a fifth, so that a fleet doesn't ask in step.
+            pause *= 1 - JITTER * random.random()  # noqa: S311  no secret
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._wake.wait()
-            except TimeoutError:
-                pass
             await asyncio.sleep(PAUSE)
 
     async def _verify(self) -> bool:
         """One round: compare the tips of all buckets. Whether all could be compared."""
         self._move_if_deaf()
-        buckets = [b for b in range(self.buckets) if b not in self._reading]
+        buckets = [b for b in range(self.buckets) if not self._reader.reads(b)]
         by_primary = self._source.by_primary(buckets)
         results = await asyncio.gather(
             *(self._verify_node(address, asked) for address, asked in by_primary.items())
@@ -170,6 +184,10 @@ class Feed:
             self._source.read_map()
             return False
         self._judge(address, tips, asked_in, asked_at)
+        refused = [bucket for bucket in buckets if bucket in self._source.refusals]
+        if refused:
+            self.error = self._source.refusals[refused[0]]
+            self.figures.failures += 1
         return len(tips) == len(buckets)
 
     async def remembers(self, bucket: int, since: float) -> bool:
@@ -190,7 +208,7 @@ class Feed:
             return False
         if bucket not in tips:
             return False
-        if position.judge(asked_in, tips[bucket]) is Step.LOST:
+        if position.shows_loss(asked_in, tips[bucket]):
             self._lose([bucket])
         return True
 
@@ -204,24 +222,28 @@ class Feed:
         to_sync: dict[int, Tip] = {}
         lost: list[int] = []
         for bucket, tip in tips.items():
-            if bucket in self._reading:
+            if self._reader.reads(bucket):
                 continue
-            match self._positions[bucket].judge(asked_in[bucket], tip):
-                case Step.NOTHING:
-                    self._verified(bucket, asked_at)
-                case Step.CATCH_UP:
-                    self._begin_reading([bucket])
-                    self._spawn(self._catch_up(bucket, tip, asked_at))
-                case Step.RESYNC:
-                    to_sync[bucket] = tip
-                case Step.LOST:
-                    to_sync[bucket] = tip
-                    lost.append(bucket)
+            step = self._positions[bucket].judge(asked_in[bucket], tip)
+            if step is Step.NOTHING:
+                self._verified(bucket, asked_at)
+            if step is Step.LOST:
+                lost.append(bucket)
+            if step in {Step.LOST, Step.RESYNC} and self._reader.may_read(bucket):
+                to_sync[bucket] = tip
+            if step is Step.CATCH_UP and self._reader.may_read(bucket):
+                self._spawn(self._reader.catch_up(bucket, tip, asked_at))
         if lost:
             self._lose(lost)
         if to_sync:
-            self._begin_reading(to_sync)
-            self._spawn(self._sync(address, to_sync, asked_at))
+            self._spawn(self._reader.sync(address, to_sync, asked_at))
+
+    def _lose(self, buckets: Collection[int]) -> None:
+        self._reader.lose(buckets)
+        for bucket in buckets:
+            self._pushed_to.pop(bucket, None)
+            self._unheard.pop(bucket, None)
+        self._wake.set()
 
     def _verified(self, bucket: int, asked_at: float) -> None:
         """As of `asked_at` nothing is missing."""
@@ -240,122 +262,11 @@ class Feed:
                 self.subscription.move()
                 return
 
-    # ---- reading
-
-    def _begin_reading(self, buckets: Collection[int]) -> None:
-        self._reading.update(buckets)
-
-    def _end_reading(self, buckets: Collection[int]) -> None:
-        self._reading.difference_update(buckets)
-
-    async def _catch_up(self, bucket: int, tip: Tip, asked_at: float) -> None:
-        position = self._positions[bucket]
-        at = position.at or tip
-        if at.seq >= tip.seq:
-            # Pushes got there in the meantime. Another tip will say whether by the same way.
-            self._end_reading([bucket])
-            self._wake.set()
-            return
-        # What is found now was written since then, and so should have been pushed.
+    def _note_found(self, bucket: int, seq: int) -> None:
+        """Up to here entries were found in a stream that should have been pushed."""
         verified_at = self._knowledge.live_until[bucket] - self._max_staleness
-        try:
-            reading = await read_on(self._source, bucket, at, tip, self._heard_read)
-            if reading.lost:
-                self._lose([bucket])
-            elif reading.end is None:
-                log.warning(events.FEED_GAP, buckets=[bucket], cause=reading.cause)
-                position.lose()
-                self._wake.set()
-            else:
-                position.read_up_to(reading.end)
-                if self.subscription.node and self.subscription.since < verified_at:
-                    self._unheard.setdefault(bucket, (reading.end.seq, self._monotonic()))
-                self._verified(bucket, asked_at)
-        except SourceError as error:
-            self._failed(error)
-        finally:
-            self._end_reading([bucket])
-
-    async def _sync(self, address: Address, tips: Mapping[int, Tip], asked_at: float) -> None:
-        """Read all revocations of some buckets of one node."""
-        started = self._monotonic()
-        entries = 0  # its own, for other nodes are being read meanwhile
-        log.info(events.FEED_SYNCING, buckets=len(tips))
-        partial: dict[int, Reading] = {}
-        synced = self.figures.syncs
-
-        def hear(row: Row) -> None:
-            nonlocal entries
-            if row.entry is not None:
-                entries += 1
-                self._hear(row.entry, "synced")
-
-        try:
-            for bucket, tip in tips.items():
-                reading = await read_all(self._source, bucket, tip, hear)
-                if reading.end is None:
-                    self._trouble = True  # it was cut or written anew while we read
-                elif reading.whole:
-                    self._synced(bucket, reading.end, asked_at)
-                else:
-                    partial[bucket] = reading
-            if partial:
-                entries += await self._scan(address, partial)
-                for bucket, reading in partial.items():
-                    self._synced(bucket, reading.end or NOTHING, asked_at)
-            if self.figures.syncs > synced:
-                self._wake.set()  # by now `asked_at` may be long ago: verify at once
-            log.info(
-                events.FEED_SYNCED,
-                buckets=len(tips),
-                entries=entries,
-                seconds=round(self._monotonic() - started, 3),
-            )
-        except SourceError as error:
-            self._failed(error)
-        finally:
-            self._end_reading(tips)
-
-    async def _scan(self, address: Address, partial: Mapping[int, Reading]) -> int:
-        """Read the keys of these buckets. How many there were."""
-        entries = 0
-        self.figures.scans += 1
-        causes = sorted({reading.cause for reading in partial.values()})
-        log.info(events.FEED_GAP, buckets=sorted(partial), cause="; ".join(causes))
-        async for found in self._source.keys(address, set(partial)):
-            entries += len(found)
-            for _, entry in found:
-                self._hear(entry, "synced")
-        return entries
-
-    def _synced(self, bucket: int, end: Tip, asked_at: float) -> None:
-        self.figures.syncs += 1
-        self._positions[bucket].read_up_to(end)
-        self._verified(bucket, asked_at)
-
-    def _heard_read(self, row: Row) -> None:
-        if row.entry is not None:
-            self._hear(row.entry, "read")
-            self._observe_lag(max(0.0, self._clock() - _written_at(row.id)))
-
-    def _hear(self, entry: Entry, how: str) -> None:
-        self.figures.entries[how] += 1
-        self._knowledge.hear(entry, self._clock(), just_now=how != "synced")
-
-    def _lose(self, buckets: Collection[int]) -> None:
-        self.figures.lost += len(buckets)
-        log.error(events.FEED_HISTORY_LOST, buckets=sorted(buckets))
-        self._knowledge.lose_history()
-        for bucket in buckets:
-            self._positions[bucket].lose()
-            self._pushed_to.pop(bucket, None)
-            self._unheard.pop(bucket, None)
-
-    def _failed(self, error: SourceError) -> None:
-        self.error = str(error)
-        self.figures.failures += 1
-        self._trouble = True
-        self._source.read_map()
+        if self.subscription.node and self.subscription.since < verified_at:
+            self._unheard.setdefault(bucket, (seq, self._monotonic()))
 
     # ---- the rest
 
@@ -370,10 +281,10 @@ class Feed:
                 # What looked expired by the clock of before was left out, and may count again.
                 self._read_all_again()
             offset = now - monotonic
-            if self._reading and monotonic - told_at >= PROGRESS_EVERY:
+            if self._reader.reading and monotonic - told_at >= PROGRESS_EVERY:
                 told_at = monotonic
                 entries = self.figures.entries["synced"] + self.figures.entries["read"]
-                log.info(events.FEED_READING, buckets_left=len(self._reading), entries=entries)
+                log.info(events.FEED_READING, buckets_left=self._reader.reading, entries=entries)
 
     def _read_all_again(self) -> None:
         for position in self._positions:
@@ -411,18 +322,24 @@ class Feed:
             return math.inf
         return max(0.0, self._monotonic() - (oldest - self._max_staleness))
 
+    @property
+    def _why(self) -> str:
+        """What was wrong last, for people; empty while all is well."""
+        return self.error or self._reader.error
+
     def _tell(self) -> None:
         live = self.live_buckets
         is_live = live == self.buckets
-        if is_live and not self._is_live:
+        if is_live == self._is_live:
+            return
+        if is_live:
             log.info(events.FEED_LIVE, buckets=live)
-            self.error = ""
-        elif not is_live and self._is_live is None:
-            if self._reading or self._monotonic() - self._started_at < 2 * self._max_staleness:
-                return  # it has only begun
-            log.warning(events.FEED_STALE, buckets=self.buckets - live, error=self.error)
-        elif not is_live and self._is_live:
-            log.warning(events.FEED_STALE, buckets=self.buckets - live, error=self.error)
+        elif self._is_live is None and (
+            self._reader.reading or self._monotonic() - self._started_at < 2 * self._max_staleness
+        ):
+            return  # it has only begun
+        else:
+            log.warning(events.FEED_STALE, buckets=self.buckets - live, error=self._why)
         self._is_live = is_live
 
     def status(self) -> dict[str, Any]:
@@ -434,15 +351,16 @@ class Feed:
             "live_buckets": self.live_buckets,
             "buckets": self.buckets,
             "synced_buckets": sum(position.at is not None for position in self._positions),
-            "reading_buckets": len(self._reading),
+            "reading_buckets": self._reader.reading,
             "verified_seconds_ago": None if math.isinf(staleness) else round(staleness, 3),
             "entries": dict(self.figures.entries),
             "gaps": self.figures.gaps,
+            "unreadable": self._source.skipped,
             "syncs": self.figures.syncs,
             "scans": self.figures.scans,
             "history_lost": self.figures.lost,
             "failures": self.figures.failures,
-            "error": self.error or None,
+            "error": self._why or None,
             "subscription": self.subscription.status(),
             "filter": {
                 "entries": known.filter.entries,
@@ -451,8 +369,3 @@ class Feed:
             },
             "cut_offs": {"users": known.cutoffs.users, "bytes": known.cutoffs.size_bytes},
         }
-
-
-def _written_at(entry_id: str) -> float:
-    """Seconds since 1970, by the clock of the node that gave the id."""
-    return int(entry_id.partition("-")[0]) / 1000

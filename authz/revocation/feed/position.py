@@ -11,8 +11,9 @@ Whatever is pushed or read is believed at once, in any order: revocations only e
 position merely says whether that was all.
 """
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto, unique
 from typing import Any, Self
 
@@ -22,6 +23,10 @@ MAX_AHEAD = 1024
 """Pushes of a bucket that are kept while its stream is being read, to go on from there without a
 gap: a second of a thousand revocations each second. Those beyond cost one more reading. As many are
 remembered of those that followed, for a tip that is older than the last."""
+
+
+_ID = re.compile(r"\d{1,16}-\d{1,20}", re.ASCII)
+"""Of a stream entry: milliseconds since 1970, and a number within them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,8 @@ class Push:
             raise EntryError(f"not a push: {error!r}") from None
         if last - first + 1 != len(entries):
             raise EntryError("not a push: its numbers have a gap")
+        if not _ID.fullmatch(tip.id):
+            raise EntryError("not a push: its id is none of a stream")
         return cls(epoch, prev, first, tip, entries)
 
 
@@ -103,8 +110,8 @@ class Position:
     def __init__(self) -> None:
         self.at: Tip | None = None
         """The last entry up to which nothing is missing. None: the stream was never read whole."""
-        self.gaps = 0
-        """Pushes that did not follow on what was known."""
+        self.losses = 0
+        """How often `lose` was called: whoever began to read before that read too little."""
         self._ahead: list[Push] = []
         self._named: Tip | None = None
         """How far the stream was known to go when it was last judged, or when `at` was lost."""
@@ -122,7 +129,6 @@ class Position:
             return True
         if push.epoch == self.at.epoch and push.last.seq <= self.at.seq:
             return True  # read from the stream before it arrived
-        self.gaps += 1
         self._keep(push)
         return False
 
@@ -135,6 +141,10 @@ class Position:
         if step is Step.LOST:
             self.at = None
         return step
+
+    def shows_loss(self, asked_at: Tip | None, tip: Tip) -> bool:
+        """Whether `judge` would say LOST. Changes nothing, so it may be asked in between."""
+        return self._step(asked_at, tip) is Step.LOST
 
     def _step(self, asked_at: Tip | None, tip: Tip) -> Step:
         at = self.at
@@ -156,9 +166,8 @@ class Position:
         """The stream was read without a gap up to this entry. What was pushed meanwhile follows,
         or has led further already.
         """
-        if self.at is not None and self.at.epoch == tip.epoch and self.at.seq > tip.seq:
-            return
-        self.at = tip
+        if self.at is None or self.at.epoch != tip.epoch or self.at.seq < tip.seq:
+            self.at = tip
         ahead, self._ahead = sorted(self._ahead, key=lambda push: push.first), []
         for push in ahead:
             if self._advance(push):
@@ -172,6 +181,7 @@ class Position:
         how far it was known to go.
         """
         self._named, self.at = self.at or self._named, None
+        self.losses += 1
 
     def _advance(self, push: Push) -> bool:
         at = self.at
@@ -187,7 +197,7 @@ class Position:
 
     def _keep(self, push: Push) -> None:
         if len(self._ahead) < MAX_AHEAD:
-            self._ahead.append(push)
+            self._ahead.append(replace(push, entries=()))
 
 
 def _is_gone(named: Tip | None, tip: Tip) -> bool:

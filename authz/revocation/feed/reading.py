@@ -40,6 +40,9 @@ class _Walk:
         self.first: Row | None = None
         self.last: Row | None = None
         self.gap = False
+        self.unnumbered = False
+        """There were entries without a number, as an earlier version wrote them: told, but of what
+        is missing before or between them they can't say anything."""
         self.ids: dict[int, str] = {}
 
     def take(self, rows: Sequence[Row], watch: int) -> None:
@@ -47,7 +50,10 @@ class _Walk:
         for row in rows:
             if row.id != self._known:
                 self._hear(row)
-            if self.last is not None and row.seq != self.last.seq + 1 and row.seq:
+            if not row.seq:
+                self.unnumbered = True
+                continue
+            if self.last is not None and row.seq != self.last.seq + 1:
                 self.gap = True
             if self.first is None:
                 self.first = row
@@ -100,13 +106,13 @@ async def read_all(source: Pages, bucket: int, tip: Tip, hear: Callable[[Row], N
     if tip == NOTHING:
         # Nothing was ever revoked here; or somebody deleted the tip, or revocations are older than
         # tips: then the keys tell.
-        return Reading(NOTHING, whole=walk.first is None, cause="the stream has no tip")
+        return Reading(NOTHING, whole=not rows, cause="the stream has no tip")
     if walk.first is None or walk.last is None:
         return Reading(tip, whole=False, cause="the stream is gone")
     if walk.ids.get(tip.seq) != tip.id:
         end = None if tip.seq <= walk.last.seq else tip
         return Reading(end, whole=False, cause="the stream ends before its tip")
-    whole = not walk.gap and walk.first.seq in {1, tip.first} and walk.first.seq > 0
+    whole = not (walk.gap or walk.unnumbered) and walk.first.seq in {1, tip.first}
     end = Tip(tip.epoch, walk.last.seq, walk.last.id)
     return Reading(end, whole=whole, cause="" if whole else "the stream was cut")
 

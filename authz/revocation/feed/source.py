@@ -11,13 +11,14 @@ from typing import Any
 
 from redis.exceptions import AskError, MovedError, RedisError
 
-from authz.revocation.entry import TOKEN, USER, Entry, EntryError
+from authz.revocation.entry import LATEST, TOKEN, USER, Entry, EntryError
 from authz.revocation.feed.position import FIELDS, Tip
 from authz.revocation.lane import Lane, ReadError, describe
 from authz.revocation.nodes import Nodes
 from authz.revocation.outage import State
 from authz.revocation.record import ANY_USER, blacklist_key, feed_key, tip_key
 from authz.revocation.topology import Address, node_name
+from authz.settings import MAX_LEEWAY, MAX_LIFETIME
 
 PAGE = 256
 """Entries read at a time: about 2 ms of work for this process' event loop, 100 KB."""
@@ -31,12 +32,19 @@ READ_TIMEOUT = 1.0
 MAX_REDIRECTS = 3
 
 MAX_DIGITS = 16
-"""Of the number of an entry: a million a second would take three centuries to get there."""
+"""Of the number of an entry and of milliseconds: a million a second would take three centuries to
+get there."""
+
+ENDLESS, GONE = -1, -2
+"""What PEXPIRETIME says of a key that has no end, and of none."""
 
 NOWHERE = "-"
 """Stands for a token in a key that never is there."""
 
-_KEY = re.compile(rb"jwt:\{(\d+)\}:(?:blacklist:([^:]+):([^:]+)|not-before:([^:]+))")
+_NAME = rb"([\w-]{1,64})"
+_KEY = re.compile(
+    rb"jwt:\{(\d{1,4})\}:(?:blacklist:" + _NAME + rb":" + _NAME + rb"|not-before:" + _NAME + rb")"
+)
 
 
 class SourceError(Exception):
@@ -61,6 +69,8 @@ class Source:
         self._nodes = nodes
         self.skipped = 0
         """Entries and keys that are none of ours: unreadable, so nobody can act on them."""
+        self.refusals: dict[int, str] = {}
+        """Buckets whose tip could not be read at the last time, and why."""
 
     def by_primary(self, buckets: Collection[int]) -> dict[Address, list[int]]:
         """Who is to be asked about which buckets; one of which nobody knows is missing."""
@@ -82,27 +92,43 @@ class Source:
     async def tips(
         self, address: Address, buckets: Sequence[int], within: float
     ) -> Mapping[int, Tip]:
-        """The tips of these buckets at one node. One that moved away is missing; the map is being
-        read again then. SourceError: the node doesn't answer within so many seconds, or refuses.
+        """The tips of these buckets at one node, within so many seconds. One that moved away or
+        can't be read is missing; `refusals` says why, and the map is read again where it helps.
+        SourceError: there is none at all.
         """
+        deadline = asyncio.get_running_loop().time() + within
         commands = [("HMGET", tip_key(bucket), *FIELDS) for bucket in buckets]
         replies = await self._read(self._nodes.lane(address), commands, within)
-        tips: dict[int, Tip] = {}
-        for bucket, reply in zip(buckets, replies, strict=True):
-            found = reply
-            if isinstance(reply, AskError) and not isinstance(reply, MovedError):
-                found = await self._ask_elsewhere(reply, address, commands[buckets.index(bucket)])
-            match found:
-                case MovedError():
-                    self._moved(bucket, found, address)
-                case Exception():
-                    raise SourceError(f"{node_name(address)}: {describe(found)}")
-                case _:
-                    try:
-                        tips[bucket] = Tip.of_reply(found)
-                    except EntryError as error:
-                        raise SourceError(f"{tip_key(bucket)}: {error}") from None
+        left = max(0.0, deadline - asyncio.get_running_loop().time())
+        found = await asyncio.gather(
+            *(
+                self._tip(address, bucket, reply, command, left)
+                for bucket, reply, command in zip(buckets, replies, commands, strict=True)
+            )
+        )
+        tips = {bucket: tip for bucket, tip in zip(buckets, found, strict=True) if tip is not None}
+        why = next((self.refusals[b] for b in buckets if b in self.refusals), None)
+        if not tips and why is not None:
+            raise SourceError(why)
         return tips
+
+    async def _tip(
+        self, address: Address, bucket: int, reply: Any, command: tuple[Any, ...], within: float
+    ) -> Tip | None:
+        self.refusals.pop(bucket, None)
+        try:
+            if isinstance(reply, AskError) and not isinstance(reply, MovedError):
+                reply = await self._ask_elsewhere(reply, address, command, within)
+            if isinstance(reply, MovedError):
+                self._moved(bucket, reply, address)
+                return None
+            if not isinstance(reply, Exception):
+                return Tip.of_reply(reply)
+            why = describe(reply)
+        except (SourceError, EntryError) as error:
+            why = str(error)
+        self.refusals[bucket] = f"{node_name(address)}: {tip_key(bucket)}: {why}"
+        return None
 
     async def page(self, bucket: int, start: str) -> list[Row]:
         """`PAGE` entries of the bucket's stream from an id on (`-`: the beginning; `(id`: behind
@@ -118,7 +144,7 @@ class Source:
                 self._moved(bucket, reply, shard.primary)
                 continue
             if isinstance(reply, AskError):
-                reply = await self._ask_elsewhere(reply, shard.primary, command)
+                reply = await self._ask_elsewhere(reply, shard.primary, command, READ_TIMEOUT)
             if isinstance(reply, Exception):
                 raise SourceError(f"{node_name(shard.primary)}: {describe(reply)}")
             return [self._row(*item) for item in reply]
@@ -206,11 +232,13 @@ class Source:
         entries: list[tuple[int, Entry]] = []
         for (_, match), expires, value in zip(keys, replies[::2], replies[1::2], strict=True):
             failed = next((r for r in (expires, value) if isinstance(r, Exception)), None)
-            if failed is not None:
+            if failed is not None and not str(failed).startswith("WRONGTYPE"):
                 raise SourceError(f"{lane.node}: {describe(failed)}")
-            entry = _entry_of_key(match, expires, value)
+            entry = None if failed is not None else _entry_of_key(match, expires, value)
             if entry is not None:
                 entries.append((int(match[1]), entry))
+            elif expires != GONE:
+                self.skipped += 1
         return entries
 
     async def _read(
@@ -221,14 +249,16 @@ class Source:
         except ReadError as error:
             raise SourceError(f"{lane.node}: {error}") from None
 
-    async def _ask_elsewhere(self, ask: AskError, asked: Address, command: tuple[Any, ...]) -> Any:
+    async def _ask_elsewhere(
+        self, ask: AskError, asked: Address, command: tuple[Any, ...], within: float
+    ) -> Any:
         """Once, at the node to which the slot is being moved. The reply, or the error."""
         client = self._nodes.client((ask.host or asked[0], ask.port))
         pipeline = client.pipeline(transaction=False)
         pipeline.execute_command("ASKING")
         pipeline.execute_command(*command)
         try:
-            async with asyncio.timeout(READ_TIMEOUT):
+            async with asyncio.timeout(within):
                 return (await pipeline.execute(raise_on_error=False))[1]
         except (RedisError, OSError, TimeoutError) as error:
             raise SourceError(describe(error)) from None
@@ -252,19 +282,19 @@ class Source:
 
 
 def _entry_of_key(match: re.Match[bytes], expires: int, value: bytes | None) -> Entry | None:
-    """None: it expired meanwhile, or its cut-off can't be read; then each look-up finds it, and
-    revokes.
+    """None: it has gone meanwhile. One without an end, which isn't ours, revokes for as long as
+    any; a cut-off that can't be read counts as of when its key says it was made: someone meant to
+    revoke something.
     """
-    if expires < 0:
+    if expires == GONE or value is None:
         return None
-    text = (value or b"").decode(errors="replace")
+    until = LATEST if expires == ENDLESS else expires
+    text = value.decode(errors="replace")
     if match[4] is None:
-        fields = {"kind": TOKEN, "user": match[2].decode(), "token": match[3].decode()}
-        note = text
-    else:
-        cut, _, note = text.partition(" ")
-        fields = {"kind": USER, "user": match[4].decode(), "token": "", "before": cut}
-    try:
-        return Entry.of_fields(fields | {"expires": str(expires), "note": note})
-    except EntryError:
-        return None
+        user, token = match[2].decode(), match[3].decode()
+        return Entry(TOKEN, user, token, 0, until, text)
+    cut, _, note = text.partition(" ")
+    before = until - round((MAX_LIFETIME + MAX_LEEWAY) * 1000)
+    if cut.isdecimal() and len(cut) <= MAX_DIGITS:
+        before = int(cut)
+    return Entry(USER, match[4].decode(), "", before, until, note)

@@ -29,8 +29,12 @@ SILENCE = 2.5
 RETRY_MIN, RETRY_MAX = 0.05, 1.0
 """Seconds between attempts: doubling, and each less up to half at random, so that a fleet whose
 node died doesn't come back as one."""
-MESSAGES_A_TURN = 64
-"""Read before checks get their turn: about a millisecond of work."""
+STEADY = 10.0
+"""Seconds for which a subscription has held before the next one is tried at once, and told of: a
+node that drops its subscribers would otherwise be asked, and the log filled, without a pause."""
+ENTRIES_A_TURN = 64
+"""Heard of before checks get their turn: about a millisecond of work. One message may hold more, of
+bulk revocations; it is then the only one."""
 
 log = structlog.get_logger(__name__)
 
@@ -84,14 +88,18 @@ class Subscription:
                 await self._follow(address)
             except* (RedisError, OSError, TimeoutError) as errors:
                 self.error = _first_line(errors)
+            except* Exception as errors:
+                self.error = _first_line(errors)
+                log.exception(events.FEED_FAILED)
             was_up, self.node = bool(self.node), ""
+            if was_up:
+                self._changed()
+                if self._monotonic() - self.since > STEADY:
+                    pause, told = RETRY_MIN, ""
             kind = self.error.partition(":")[0]
-            if was_up or kind != told:  # of an outage each kind of error once
+            if kind != told:  # of an outage each kind of error once
                 told = kind
                 log.warning(events.FEED_UNSUBSCRIBED, node=node_name(address), error=self.error)
-            if was_up:
-                pause = RETRY_MIN
-                self._changed()
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  no secret
             pause = min(2 * pause, RETRY_MAX)
 
@@ -137,21 +145,23 @@ class Subscription:
 
     async def _read(self, pubsub: PubSub) -> None:
         while True:
-            for _ in range(MESSAGES_A_TURN):
+            heard = 0
+            while heard < ENTRIES_A_TURN:
                 response = await pubsub.parse_response(block=True)
                 self._heard_at = self._monotonic()
-                if response[0] == b"message":
-                    self._take(response[1], response[2])
+                heard += self._take(response[1], response[2]) if response[0] == b"message" else 1
             await asyncio.sleep(0)
 
-    def _take(self, channel: bytes, data: bytes) -> None:
+    def _take(self, channel: bytes, data: bytes) -> int:
+        """How many revocations were in the message; 1 where it can't be read."""
         self.messages += 1
         try:
             push = Push.of_message(json.loads(data))
-        except (EntryError, ValueError):
+        except (EntryError, ValueError, RecursionError):
             self.unreadable += 1
-            return
+            return 1
         self._pushed(self._buckets[channel], push)
+        return len(push.entries)
 
     async def _watch(self, pubsub: PubSub) -> None:
         """TimeoutError: nothing is heard any more."""

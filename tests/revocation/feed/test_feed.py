@@ -456,3 +456,126 @@ def test_entries_are_numbered_without_a_gap(cluster: ValkeyCluster) -> None:
     numbers = [int(fields[b"seq"]) for _, fields in entries]
     assert all(b == a + 1 for a, b in pairwise(numbers))
     assert numbers[0] == 1
+
+
+# What somebody else wrote
+
+
+def spoil(client: Any, how: str) -> None:
+    """Something in the bucket that none of ours writes."""
+    feed, tip = feed_key(BUCKET), tip_key(BUCKET)
+    match how:
+        case "a tip of another type":
+            client.delete(tip)
+            client.set(tip, "x")
+        case "a tip that is no number":
+            client.hset(tip, "seq", "x")
+        case "a stream of another type":
+            client.delete(feed)
+            client.set(feed, "x")
+        case "an entry without a number":
+            client.xadd(feed, {"kind": "token"})
+        case "an entry with an absurd number":
+            client.xadd(feed, {"kind": "token", "seq": "9" * 5000})
+        case "keys that are no revocations":
+            client.delete(feed)  # so that the keys are read
+            client.set(b"jwt:{5}:blacklist:\xff:\xfe", "x")
+            client.set("jwt:{5}:not-before:somebody", "9" * 400, ex=1000)
+            client.lpush(blacklist_key(BUCKET, "some", "list"), "x")
+            client.set("jwt:{" + "9" * 5000 + "}:blacklist:a:b", "x")
+        case _:
+            raise ValueError(how)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "a tip of another type",
+        "a tip that is no number",
+        "a stream of another type",
+        "an entry without a number",
+        "an entry with an absurd number",
+        "keys that are no revocations",
+    ],
+)
+async def test_rubbish_in_one_bucket_leaves_the_others_live(valkey: ValkeyServer, how: str) -> None:
+    """And its own tokens are still refused: by the store where the feed can't tell."""
+    ref, other = token_ref(bucket=BUCKET), token_ref(bucket=3)
+    async with opened(valkey.url) as told:
+        for one in (ref, other):
+            await told.store.revoke_token(of_token(one))
+    spoil(valkey.client, how)
+    async with following(valkey.url, live=False) as follower:
+        await eventually(lambda: follower.feed.live_buckets >= BUCKETS - 1, "the others are live")
+        await eventually(lambda: follower.feed.subscribed, "subscribed")
+        new = token_ref(bucket=3)
+        await revoke(follower, new)
+        await follower.hears(new)
+        for one in (ref, other):
+            assert isinstance(await follower.find(one), Revoked)
+        syncs = follower.feed.figures.syncs
+        await asyncio.sleep(1.0)  # it isn't read again and again
+        assert follower.feed.figures.syncs - syncs <= 2
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"epoch": "e", "prev": "", "entries": []}',
+        (
+            b'{"epoch": "e", "prev": "", "entries": [{"id": "x", "seq": "1", "kind": "token", '
+            b'"user": "U", "token": "T", "before": "", "expires": "1"}]}'
+        ),
+        (
+            b'{"epoch": "e", "prev": "", "entries": [{"id": "1-1", "seq": "1", "kind": "token", '
+            b'"user": ["U"], "token": {}, "before": "", "expires": "1e999"}]}'
+        ),
+    ],
+    ids=["no text", "too deep", "empty", "an id that is none", "types that are none"],
+)
+async def test_a_message_that_is_no_push_is_counted_and_the_next_one_heard(
+    valkey: ValkeyServer, message: bytes
+) -> None:
+    async with following(valkey.url) as follower:
+        valkey.command("PUBLISH", feed_key(BUCKET), message)
+        await eventually(lambda: follower.feed.subscription.unreadable == 1, "counted")
+        ref = token_ref(bucket=BUCKET)
+        await revoke(follower, ref)
+        await follower.hears(ref)
+        assert follower.feed.figures.entries["pushed"] == 1
+        assert follower.feed.subscription.started == 1
+
+
+async def test_keys_that_a_look_up_would_refuse_are_found_by_the_feed_too(
+    valkey: ValkeyServer,
+) -> None:
+    """One without an end, and a cut-off that can't be read: someone meant to revoke something."""
+    endless, unreadable = token_ref(bucket=BUCKET), token_ref(bucket=BUCKET)
+    async with opened(valkey.url) as told:
+        await told.store.revoke_token(of_token(token_ref(bucket=BUCKET)))
+    valkey.client.set(blacklist_key(BUCKET, endless.user, endless.token), "{}")
+    valkey.client.set(not_before_key(BUCKET, unreadable.user), "soon", ex=86_400 + 60 + 5)
+    valkey.client.delete(feed_key(BUCKET))  # so that the keys are read
+    async with following(valkey.url) as follower:
+        assert isinstance(await follower.find(endless), Revoked)
+        assert isinstance(await follower.find(unreadable), Revoked)
+
+
+async def test_what_a_wrong_clock_left_out_is_read_again_once_it_is_right(
+    cluster: ValkeyCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Set right in the middle of the first reading, as after a boot without a clock."""
+    refs = [token_ref(bucket=BUCKET) for _ in range(5)]
+    async with opened(cluster.url) as told:
+        for ref in refs:
+            await told.store.revoke_token(of_token(ref))
+    async with following(cluster.url, live=False) as follower:
+        ahead = 8 * 3600.0
+        monkeypatch.setattr(follower.feed._reader, "_clock", lambda: time.time() + ahead)
+        monkeypatch.setattr(follower.feed, "_clock", lambda: time.time() + ahead)
+        await follower.is_live()
+        ahead = 0.0
+        for ref in refs:
+            await eventually(lambda: follower.knows(ref), "known")  # noqa: B023  called at once

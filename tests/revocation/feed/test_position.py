@@ -48,7 +48,6 @@ def test_pushes_that_follow_take_it_along() -> None:
     assert one.pushed(push(6))
     assert one.pushed(push(7, 9))
     assert one.at == tip(9)
-    assert one.gaps == 0
 
 
 def test_the_first_revocation_of_a_bucket_follows_on_nothing() -> None:
@@ -63,7 +62,6 @@ def test_a_push_that_is_repeated_changes_nothing() -> None:
     for again in (push(6), push(3), push(4, 5)):
         assert one.pushed(again)
     assert one.at == tip(6)
-    assert one.gaps == 0
 
 
 @pytest.mark.parametrize(
@@ -81,7 +79,6 @@ def test_a_push_that_does_not_follow_is_a_gap(ahead: Push) -> None:
     one = position(tip(5))
     assert not one.pushed(ahead)
     assert one.at == tip(5)
-    assert one.gaps == 1
 
 
 def test_pushes_that_came_while_the_stream_was_read_follow_on_it_in_any_order() -> None:

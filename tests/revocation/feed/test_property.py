@@ -36,6 +36,7 @@ from authz.revocation.entry import TOKEN, Entry
 from authz.revocation.feed import feed as feed_module
 from authz.revocation.feed import reading
 from authz.revocation.feed.feed import Feed
+from authz.revocation.feed.reader import READ_AGAIN
 from authz.revocation.filter import Presence
 from authz.revocation.knowledge import NEVER
 from authz.revocation.nodes import Nodes
@@ -100,7 +101,7 @@ class FollowedStore(RuleBasedStateMachine):
             monotonic=lambda: self.monotonic,
             observe_lag=lambda _: None,
         )
-        self.feed._source = cast("Any", self.world)
+        self.feed._source = self.feed._reader._source = cast("Any", self.world)
         self.world.named_at = 0.0
         for one in self.acknowledged:
             one.was_named = False  # to this one, nothing was named yet
@@ -201,6 +202,7 @@ class FollowedStore(RuleBasedStateMachine):
         """Then the feed becomes live, whatever was before."""
         for _ in range(ROUNDS):
             self.all_requests_are_answered()
+            self.pass_time(READ_AGAIN)
             if self.round is None:
                 self.a_round_begins()
             self.all_requests_are_answered()

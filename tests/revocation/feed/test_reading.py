@@ -161,10 +161,14 @@ def test_an_entry_that_cannot_be_read_has_its_place() -> None:
     assert [one.entry is None for one in told] == [True, False]
 
 
-def test_entries_without_a_number_before_the_first_one_are_a_gap() -> None:
-    stream = Stream([row(1, numbered=False), Row(row(2).id, 1, None)])
-    reading, _ = on(stream, NOTHING, Tip(EPOCH, 1, row(2).id))
-    assert (reading.end, reading.lost) == (None, False)
+def test_entries_without_a_number_are_told_and_are_no_gap() -> None:
+    """An earlier version writes them, before the first number or after the last."""
+    stream = Stream([row(1, numbered=False), Row(row(2).id, 1, None), row(3, numbered=False)])
+    first = Tip(EPOCH, 1, row(2).id)
+    reading, told = on(stream, NOTHING, first)
+    assert (reading.end, reading.lost, len(told)) == (first, False, 3)
+    again, told = whole(stream, first)
+    assert (again.end, again.whole, len(told)) == (first, False, 3)
 
 
 def test_what_was_read_before_a_failure_was_told() -> None:

@@ -72,6 +72,8 @@ class World:
     """The store as it is now, its older copies, and what is under way."""
 
     def __init__(self, buckets: int) -> None:
+        self.refusals: dict[int, str] = {}
+        self.skipped = 0
         self.data = Data(buckets)
         self.copies: list[Data] = []
         self.pushes: list[tuple[int, Push]] = []
