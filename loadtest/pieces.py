@@ -116,7 +116,7 @@ class Signer:
 
 
 def signers() -> dict[str, Signer]:
-    secret = secrets.token_bytes(32)
+    secret = secrets.token_hex(32).encode()  # text: of bytes a newline at the end would not count
     made = [
         _signer(generate_key("rsa")),
         _signer(generate_key("ec")),

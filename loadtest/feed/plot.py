@@ -32,7 +32,9 @@ def feed(figure: "Figure", result: Mapping[str, Any]) -> bool:
 def _lag(axes: "Axes", lag: Any) -> None:
     nines, times = curve([lag["histogram_us"]])
     axes.plot(nines, times, color=COLOURS[2], linewidth=1.4)
-    axes.axhline(PROMISED_MS, color=FAINT, linewidth=0.8, linestyle="--")
+    limit = f"{PROMISED_MS:g} ms, promised at p99"
+    axes.axhline(PROMISED_MS, label=limit, color=FAINT, linewidth=0.8, linestyle="--")
+    axes.legend(loc="lower right", fontsize=8)
     percentile_axes(axes)
     axes.set(title=f"Refused by {lag['sidecars']} sidecars", ylabel="ms after the acknowledgement")
 

@@ -115,11 +115,12 @@ def _cold(cold: Cold) -> Table:
 
 
 def _writes(writes: Writes) -> Table:
-    arrived = median(writes.arrived)
-    each = number(writes.each_us, ".0f")
+    arrived, each = median(writes.arrived), writes.each_us
+    core = number(None if each is None else each * writes.rate / 1e6, ".1%")
     table = new_table(
         f"feed-under-writes: warm checks while {arrived:,.0f} revocations/s arrive\n"
-        f"h2load, closed loop; a revocation costs the sidecar {each} µs"
+        f"h2load, closed loop; a revocation costs the sidecar {number(each, '.0f')} µs, so "
+        f"{writes.rate:,.0f}/s {core} of a core"
     )
     _add_costs(
         table,
