@@ -36,7 +36,7 @@ from authz.observe.http import AdminServer
 from authz.observe.logs import configure_logs
 from authz.observe.metrics import Metrics
 from authz.observe.readiness import Readiness
-from authz.revocation.knowledge import Knowledge
+from authz.revocation.known.knowledge import Knowledge
 from authz.revocation.memory import MemoryStore
 from authz.revocation.open import open_store
 from authz.revocation.view import Revocations

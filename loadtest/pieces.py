@@ -41,7 +41,7 @@ from authz.keys.keyset import KeySet
 from authz.keys.secret import parse_secret
 from authz.keys.signing import SigningKey, secret_signing_key, sign, signing_key
 from authz.observe.counters import CheckCounters
-from authz.revocation.knowledge import Knowledge
+from authz.revocation.known.knowledge import Knowledge
 from authz.revocation.memory import MemoryStore
 from authz.revocation.record import CLEAR, Clear, Note, TokenRef, token_digest
 from authz.revocation.store import TokenRevocation

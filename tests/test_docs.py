@@ -325,7 +325,7 @@ def test_the_rights_in_the_store_are_those_that_are_tested() -> None:
     assert len(rules) == 2
     tried = {
         node.targets[0].id: ast.literal_eval(node.value)
-        for node in ast.parse(text_of(REPOSITORY / "tests/revocation/test_rights.py")).body
+        for node in ast.parse(text_of(REPOSITORY / "tests/revocation/redis/test_rights.py")).body
         if isinstance(node, ast.Assign)
         and isinstance(node.targets[0], ast.Name)
         and isinstance(node.value, ast.Constant)

@@ -14,12 +14,12 @@ REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "authz"
 
 PURE_REVOCATION = (
-    "record", "entry", "store", "outage", "cache", "versions", "steady", "cutoffs", "filter",
-    "knowledge", "feed/position", "feed/figures",
+    "record", "entry", "store", "redis/outage", "feed/position", "feed/figures",
 )  # fmt: skip
 PURE_FILES = [
     *sorted(PACKAGE.glob("check/*.py")),
     *(PACKAGE / "revocation" / f"{name}.py" for name in PURE_REVOCATION),
+    *sorted(PACKAGE.glob("revocation/known/*.py")),
     *sorted(PACKAGE.glob("envoy_api/http2/*.py")),
     *(PACKAGE / "audit" / f"{name}.py" for name in ("chain", "instant", "ledger", "pending")),
     *(PACKAGE / "relay" / f"{name}.py" for name in ("bucket", "cursor", "figures")),

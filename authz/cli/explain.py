@@ -41,7 +41,7 @@ from authz.revocation.record import (
     blacklist_key,
     not_before_key,
 )
-from authz.revocation.redis import RedisStore
+from authz.revocation.redis.store import RedisStore
 from authz.settings import LogSettings, Settings, load_settings
 
 PIPE_WIDTH = 1000

@@ -20,7 +20,7 @@ from authz.observe.logs import configure_logs
 from authz.revocation.memory import MemoryStore
 from authz.revocation.open import open_store
 from authz.revocation.record import TokenRef, Unavailable
-from authz.revocation.redis import RedisStore
+from authz.revocation.redis.store import RedisStore
 from authz.revocation.store import Trace
 from authz.settings import LogSettings, Settings, load_settings
 

@@ -60,7 +60,7 @@ class TransportFigures(Protocol):
 
 
 class RevocationCacheFigures(Protocol):
-    """`authz.revocation.cache.RevocationCache`."""
+    """`authz.revocation.known.cache.RevocationCache`."""
 
     hits_revoked: int
     hits_clear: int
@@ -87,7 +87,7 @@ class FeedFigures(Protocol):
 
 
 class FilterFigures(Protocol):
-    """`authz.revocation.filter.RevocationFilter`."""
+    """`authz.revocation.known.filter.RevocationFilter`."""
 
     @property
     def entries(self) -> int: ...
@@ -97,14 +97,14 @@ class FilterFigures(Protocol):
 
 
 class CutoffFigures(Protocol):
-    """`authz.revocation.cutoffs.Cutoffs`."""
+    """`authz.revocation.known.cutoffs.Cutoffs`."""
 
     @property
     def users(self) -> int: ...
 
 
 class KnowledgeFigures(Protocol):
-    """`authz.revocation.knowledge.Knowledge`."""
+    """`authz.revocation.known.knowledge.Knowledge`."""
 
     @property
     def filtered(self) -> Mapping[Any, int]:
@@ -142,7 +142,7 @@ class FeedState(Protocol):
 
 
 class BreakerFigures(Protocol):
-    """`authz.revocation.outage.Breaker`."""
+    """`authz.revocation.redis.outage.Breaker`."""
 
     opened: int
 

@@ -84,7 +84,7 @@ REVOCATION_CACHE_SIZE = Metric(
 REVOCATION_CACHE_EVICTIONS = Metric(
     "authz_revocation_cache_evictions_total",
     "counter",
-    "Entries pushed out while they still counted, by kind; of revocations none should be.",
+    "Entries pushed out while they still counted, by kind; the feed's filter still has them.",
     ("kind",),
 )
 

@@ -18,9 +18,9 @@ from authz.relay.side import Side, Target
 from authz.revocation.entry import Entry
 from authz.revocation.feed.position import NOTHING, Tip
 from authz.revocation.feed.source import PAGE, Row, Source, SourceError
+from authz.revocation.redis.topology import Address
+from authz.revocation.redis.writer import MAX_ENTRIES
 from authz.revocation.store import StoreError
-from authz.revocation.topology import Address
-from authz.revocation.writer import MAX_ENTRIES
 
 TIP_TIMEOUT = 1.0
 """Seconds that a node of the source is given to name its tips, an ocean away."""

@@ -23,8 +23,8 @@ from authz.relay.side import Side, SideError, Target
 from authz.revocation.feed.position import Push, Tip
 from authz.revocation.feed.source import SourceError
 from authz.revocation.feed.subscription import Subscription
+from authz.revocation.redis.topology import Address
 from authz.revocation.store import StoreError
-from authz.revocation.topology import Address
 
 POLL = 1.0
 """Seconds between two comparisons, where nothing was pushed and nothing failed."""

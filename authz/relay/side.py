@@ -12,12 +12,12 @@ from redis.exceptions import AskError, MovedError, RedisError
 from authz.observe import events
 from authz.relay.cursor import FIELDS, Cursor, cursor_key
 from authz.revocation.entry import Entry
-from authz.revocation.lane import ReadError, describe
-from authz.revocation.nodes import Nodes
-from authz.revocation.outage import Breaker
 from authz.revocation.record import tip_key
-from authz.revocation.topology import Address, node_name
-from authz.revocation.writer import Writer, Written
+from authz.revocation.redis.lane import ReadError, describe
+from authz.revocation.redis.nodes import Nodes
+from authz.revocation.redis.outage import Breaker
+from authz.revocation.redis.topology import Address, node_name
+from authz.revocation.redis.writer import Writer, Written
 from authz.settings import StoreSettings
 
 CALL_TIMEOUT = 1.0

@@ -134,7 +134,7 @@ def feed_key(bucket: int) -> str:
 
 
 def tip_key(bucket: int) -> str:
-    """Where the bucket's stream ends: `feed/entry.py` has the fields."""
+    """Where the bucket's stream ends: `feed/position.py` has the fields."""
     return f"jwt:{{{bucket}}}:tip"
 
 

@@ -10,7 +10,7 @@ import secrets
 import sys
 import time
 
-from authz.revocation.cutoffs import Cutoffs
+from authz.revocation.known.cutoffs import Cutoffs
 from loadtest import memory
 from loadtest.feed.scripts import specification
 

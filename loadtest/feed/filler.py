@@ -15,10 +15,10 @@ from typing import Any
 from authz.event_loop import loop_factory
 from authz.observe.logs import configure_logs
 from authz.revocation.entry import TOKEN, Entry
-from authz.revocation.nodes import Nodes
-from authz.revocation.outage import Breaker
 from authz.revocation.record import Note
-from authz.revocation.writer import MAX_ENTRIES, Writer
+from authz.revocation.redis.nodes import Nodes
+from authz.revocation.redis.outage import Breaker
+from authz.revocation.redis.writer import MAX_ENTRIES, Writer
 from authz.settings import LogSettings, Settings
 from loadtest.feed.scripts import specification
 

@@ -23,7 +23,7 @@ from redis.crc import key_slot
 
 from authz.revocation.entry import Entry
 from authz.revocation.record import feed_key, tip_key
-from authz.revocation.writer import STREAM_KEEPS
+from authz.revocation.redis.writer import STREAM_KEEPS
 from authz.settings import Settings, store_url_parts
 from loadtest.feed.revoker import Revocations
 from loadtest.feed.scripts import specification
@@ -82,7 +82,7 @@ class Flood:
         self._connect(*seeds[0])
 
     def _connect(self, host: str, port: int) -> None:
-        script = resources.files("authz.revocation").joinpath("revoke.lua").read_text("utf-8")
+        script = resources.files("authz.revocation.redis").joinpath("revoke.lua").read_text("utf-8")
         with redis.Redis(host=host, port=port, socket_timeout=TIMEOUT) as client:
             slots: Any = client.execute_command("CLUSTER SLOTS")
         for first, last, (_, owner, *_), *_ in slots:

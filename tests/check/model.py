@@ -18,7 +18,7 @@ from authz.check.verdict import (
 )
 from authz.envoy_api import check_pb2 as pb
 from authz.envoy_api.codec import OWN_HEADERS
-from authz.revocation.filter import Presence
+from authz.revocation.known.filter import Presence
 from authz.revocation.record import (
     POSSIBLY_REVOKED,
     Answer,

@@ -48,8 +48,9 @@ from authz.check.verdict import Decision, Verdict, deny
 from authz.envoy_api import check_pb2 as pb
 from authz.envoy_api.codec import encode
 from authz.envoy_api.service import CheckService
-from authz.revocation.filter import Presence
-from authz.revocation.knowledge import Knowledge
+from authz.revocation.known.filter import Presence
+from authz.revocation.known.knowledge import Knowledge
+from authz.revocation.known.versions import slot_of
 from authz.revocation.record import (
     ANY_USER,
     POSSIBLY_REVOKED,
@@ -61,7 +62,6 @@ from authz.revocation.record import (
     Unavailable,
 )
 from authz.revocation.store import Acknowledgement, TokenRevocation, UserRevocation
-from authz.revocation.versions import slot_of
 from authz.revocation.view import Revocations
 from support.jwks import ISSUER, PrivateKey, ec_key, rsa_key, sign
 

@@ -27,9 +27,9 @@ from authz.observe.counters import (
 from authz.observe.heartbeat import Heartbeat
 from authz.observe.metrics import Metrics
 from authz.revocation.feed.figures import FeedFigures
-from authz.revocation.knowledge import Knowledge
-from authz.revocation.outage import Breaker
+from authz.revocation.known.knowledge import Knowledge
 from authz.revocation.record import Clear, Revoked, TokenRef
+from authz.revocation.redis.outage import Breaker
 from authz.settings import AuditSettings
 
 REF = TokenRef("user", "token", 3, 1_800_000_000, 1_800_003_600)

@@ -23,7 +23,7 @@ from authz.check.claims import identity_of
 from authz.check.credentials import CredentialFinder
 from authz.check.policy import RoutePolicies
 from authz.check.verdict import Decision, Reason, Verdict
-from authz.revocation.knowledge import Knowledge
+from authz.revocation.known.knowledge import Knowledge
 from authz.revocation.memory import MemoryStore
 from authz.revocation.record import Answer, Clear, Revoked, TokenRef, Unavailable
 from authz.revocation.view import Revocations

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from revocation.entries import token_entry
 
-from authz.revocation.knowledge import Knowledge
+from authz.revocation.known.knowledge import Knowledge
 from authz.revocation.record import (
     CLEAR,
     POSSIBLY_REVOKED,

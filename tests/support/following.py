@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from authz.revocation.feed.feed import Feed
-from authz.revocation.knowledge import Knowledge
+from authz.revocation.known.knowledge import Knowledge
 from authz.revocation.record import (
     Clear,
     Finding,
@@ -70,7 +70,7 @@ async def following(url: str, *, live: bool = True, **settings: Any) -> AsyncIte
         revocations=10_000, negative_ttl=1.0, false_positives=1e-6, buckets=BUCKETS
     )
     view = Revocations(knowledge, time.time, time.monotonic)
-    async with opened(url, connected=live, **settings) as told:
+    async with opened(url, connected=live, learn=view.learn, **settings) as told:
         feed = told.store.follow(
             FeedSettings(max_staleness=MAX_STALENESS),
             knowledge,

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from authz.revocation.entry import Entry
 from authz.revocation.record import feed_key
-from authz.revocation.writer import MAX_ENTRIES
+from authz.revocation.redis.writer import MAX_ENTRIES
 from support.ports import LOOPBACK, free_port
 from support.process import ChildProcess
 from support.revocations import BUCKETS, Opened, of_token, token_ref

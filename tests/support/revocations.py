@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -12,7 +12,6 @@ from typing import Any
 from pydantic import SecretStr
 
 from authz.revocation.memory import MemoryStore
-from authz.revocation.outage import Breaker
 from authz.revocation.record import (
     Answer,
     Clear,
@@ -24,7 +23,8 @@ from authz.revocation.record import (
     token_digest,
     user_digest,
 )
-from authz.revocation.redis import RedisStore
+from authz.revocation.redis.outage import Breaker
+from authz.revocation.redis.store import RedisStore
 from authz.revocation.store import TokenRevocation, UserRevocation
 from authz.settings import StoreSettings
 from support.jwks import ISSUER
@@ -58,16 +58,28 @@ class Opened:
 
 @asynccontextmanager
 async def opened(
-    url: str, *, start: bool = True, connected: bool = True, **settings: Any
+    url: str,
+    *,
+    start: bool = True,
+    connected: bool = True,
+    learn: Callable[[TokenRef, Revoked | Clear], None] | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Opened]:
     """A started store at `url`; with `connected`, once it reached all primaries. Closing it must
     not take long, whatever state the nodes are in. Without `start` it is as `authz revoke` has it.
+    `learn` is told its answers, too.
     """
     told: Opened
+
+    def learnt(ref: TokenRef, finding: Revoked | Clear) -> None:
+        told.learnt.append((ref, finding))
+        if learn is not None:
+            learn(ref, finding)
+
     store = RedisStore(
         StoreSettings(url=SecretStr(url), **{"timeout": PATIENT, **settings}),
         make_breaker=lambda: Breaker(time.monotonic(), random.random),
-        learn=lambda ref, finding: told.learnt.append((ref, finding)),
+        learn=learnt,
         observe=lambda _, lookups: told.pipelines.append(lookups),
     )
     told = Opened(store)

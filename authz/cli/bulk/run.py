@@ -20,9 +20,9 @@ from authz.cli.bulk.lines import Defaults, Line, read_lines
 from authz.cli.errors import CommandError
 from authz.cli.options import STDIN
 from authz.cli.revocations import Reader
-from authz.revocation.bulk import Outcome
 from authz.revocation.open import open_store
-from authz.revocation.redis import RedisStore
+from authz.revocation.redis.bulk import Outcome
+from authz.revocation.redis.store import RedisStore
 from authz.revocation.store import StoreError
 from authz.settings import Settings
 

@@ -22,9 +22,9 @@ from authz.revocation.feed.position import Position, Push, Step, Tip
 from authz.revocation.feed.reader import Reader, written_at
 from authz.revocation.feed.source import Source, SourceError
 from authz.revocation.feed.subscription import Subscription
-from authz.revocation.knowledge import NEVER, Knowledge
-from authz.revocation.nodes import Nodes
-from authz.revocation.topology import Address
+from authz.revocation.known.knowledge import NEVER, Knowledge
+from authz.revocation.redis.nodes import Nodes
+from authz.revocation.redis.topology import Address
 from authz.settings import FeedSettings, StoreSettings
 
 VERIFICATIONS = 2

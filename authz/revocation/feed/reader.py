@@ -16,8 +16,8 @@ from authz.revocation.feed.figures import FeedFigures
 from authz.revocation.feed.position import Position, Tip
 from authz.revocation.feed.reading import Reading, read_all, read_on
 from authz.revocation.feed.source import Row, Source, SourceError
-from authz.revocation.knowledge import Knowledge
-from authz.revocation.topology import Address
+from authz.revocation.known.knowledge import Knowledge
+from authz.revocation.redis.topology import Address
 
 READ_AGAIN = 0.5
 """Seconds until a bucket that could not be read is read again: it may have a million entries."""

@@ -13,11 +13,11 @@ from redis.exceptions import AskError, MovedError, RedisError
 
 from authz.revocation.entry import LATEST, TOKEN, USER, Entry, EntryError
 from authz.revocation.feed.position import FIELDS, Tip
-from authz.revocation.lane import Lane, ReadError, describe
-from authz.revocation.nodes import Nodes
-from authz.revocation.outage import State
 from authz.revocation.record import ANY_USER, blacklist_key, feed_key, tip_key
-from authz.revocation.topology import Address, node_name
+from authz.revocation.redis.lane import Lane, ReadError, describe
+from authz.revocation.redis.nodes import Nodes
+from authz.revocation.redis.outage import State
+from authz.revocation.redis.topology import Address, node_name
 from authz.settings import MAX_LEEWAY, MAX_LIFETIME
 
 PAGE = 256

@@ -17,10 +17,10 @@ from redis.exceptions import RedisError
 from authz.observe import events
 from authz.revocation.entry import EntryError
 from authz.revocation.feed.position import Push
-from authz.revocation.lane import describe
-from authz.revocation.nodes import Nodes
 from authz.revocation.record import feed_key
-from authz.revocation.topology import Address, node_name
+from authz.revocation.redis.lane import describe
+from authz.revocation.redis.nodes import Nodes
+from authz.revocation.redis.topology import Address, node_name
 
 PING_EVERY = 1.0
 """Seconds. A node that hangs, or a line that was cut without a word, shows only by silence."""
@@ -92,6 +92,8 @@ class Subscription:
                 self.error = _first_line(errors)
                 log.exception(events.FEED_FAILED)
             was_up, self.node = bool(self.node), ""
+            if self._stopped:
+                return
             if was_up:
                 self._changed()
                 if self._monotonic() - self.since > STEADY:

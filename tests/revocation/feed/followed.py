@@ -5,7 +5,7 @@ from enum import Enum, auto
 from typing import Any
 
 from authz.revocation.entry import TOKEN, Entry
-from authz.revocation.knowledge import Knowledge
+from authz.revocation.known.knowledge import Knowledge
 from authz.revocation.record import (
     TokenRef,
 )

@@ -12,7 +12,7 @@ from authz.revocation.record import blacklist_key, feed_key, tip_key
 from support.valkey import ValkeyServer
 from support.waiting import wait_until
 
-SCRIPT = resources.files("authz.revocation").joinpath("revoke.lua").read_text()
+SCRIPT = resources.files("authz.revocation.redis").joinpath("revoke.lua").read_text()
 BUCKET = 3
 FEED, TIP = feed_key(BUCKET), tip_key(BUCKET)
 DAY = 86_400_000

@@ -37,9 +37,8 @@ from authz.revocation.feed import feed as feed_module
 from authz.revocation.feed import reading
 from authz.revocation.feed.feed import Feed
 from authz.revocation.feed.reader import READ_AGAIN
-from authz.revocation.filter import Presence
-from authz.revocation.knowledge import NEVER
-from authz.revocation.nodes import Nodes
+from authz.revocation.known.filter import Presence
+from authz.revocation.known.knowledge import NEVER
 from authz.revocation.record import (
     CLEAR,
     Answer,
@@ -49,6 +48,7 @@ from authz.revocation.record import (
     TokenRef,
     Unavailable,
 )
+from authz.revocation.redis.nodes import Nodes
 from authz.settings import FeedSettings, StoreSettings
 
 

@@ -16,7 +16,7 @@ from authz.revocation.feed import reading
 from authz.revocation.feed.position import NOTHING, Push, Tip
 from authz.revocation.feed.source import Row, SourceError
 from authz.revocation.record import ANY_USER, Answer, Clear, Revoked, TokenRef
-from authz.revocation.topology import Address
+from authz.revocation.redis.topology import Address
 
 NODE: Address = ("store", 1)
 PAGE = 2

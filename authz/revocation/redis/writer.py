@@ -28,13 +28,13 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from authz.revocation.client import MIN_READ_TIMEOUT
 from authz.revocation.entry import Entry
-from authz.revocation.lane import describe
-from authz.revocation.nodes import Nodes
 from authz.revocation.record import feed_key, tip_key
+from authz.revocation.redis.client import MIN_READ_TIMEOUT
+from authz.revocation.redis.lane import describe
+from authz.revocation.redis.nodes import Nodes
+from authz.revocation.redis.topology import node_name
 from authz.revocation.store import SlotMovingError, StoreError, StoreRefusedError
-from authz.revocation.topology import node_name
 from authz.settings import MAX_LEEWAY, MAX_LIFETIME, StoreSettings
 
 RETRY_WAIT = 0.05
@@ -45,7 +45,9 @@ MAX_REPLICA_LAG = 2
 """Seconds since a replica last acknowledged; a healthy one does every second. So one that is frozen
 shows soon, where Redis itself drops it only after `repl-timeout` (60 s)."""
 
-_SCRIPT = resources.files("authz.revocation").joinpath("revoke.lua").read_text(encoding="utf-8")
+_SCRIPT = (
+    resources.files("authz.revocation.redis").joinpath("revoke.lua").read_text(encoding="utf-8")
+)
 
 _SCRIPT_SHA = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
 """What EVALSHA calls a script by; Redis' choice of hash, not a matter of security."""

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from authz.revocation.entry import Entry
+from authz.revocation.redis.topology import Address
+from authz.revocation.redis.writer import MAX_ENTRIES, Written
 from authz.revocation.store import (
     Acknowledgement,
     Revocation,
@@ -20,8 +22,6 @@ from authz.revocation.store import (
     StoreRefusedError,
     TokenRevocation,
 )
-from authz.revocation.topology import Address
-from authz.revocation.writer import MAX_ENTRIES, Written
 
 WINDOW = 4096
 """Entries between the oldest item that isn't settled and the newest: two full batches for each of

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from rbloom import Bloom
 
-from authz.revocation import filter as module
-from authz.revocation.filter import (
+from authz.revocation.known import filter as module
+from authz.revocation.known.filter import (
     FIRST_LINKS,
     HORIZON,
     HOUR,
@@ -19,7 +19,7 @@ from authz.revocation.filter import (
     RevocationFilter,
     _rate,
 )
-from authz.revocation.steady import WINDOW
+from authz.revocation.known.steady import WINDOW
 from authz.settings import MAX_LEEWAY, MAX_LIFETIME
 
 NOW = 1_800_000_000.0 // HOUR * HOUR

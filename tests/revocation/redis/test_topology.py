@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from authz.revocation.outage import State
 from authz.revocation.record import Clear, Revoked, TokenRef, Unavailable
+from authz.revocation.redis.outage import State
+from authz.revocation.redis.topology import Topology
 from authz.revocation.store import StoreError
-from authz.revocation.topology import Topology
 from support.cluster import Node, ValkeyCluster, slot_of
 from support.ports import LOOPBACK, free_port
 from support.revocations import BUCKETS, Opened, of_token, of_user, opened, token_ref

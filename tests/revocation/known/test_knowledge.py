@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from revocation.entries import cutoff_entry, token_entry
 
-from authz.revocation.filter import Presence
-from authz.revocation.knowledge import Knowledge
+from authz.revocation.known.filter import Presence
+from authz.revocation.known.knowledge import Knowledge
 from authz.revocation.record import (
     CLEAR,
     POSSIBLY_REVOKED,
@@ -96,15 +96,6 @@ def test_a_revocation_is_never_shortened(known: Knowledge) -> None:
     known.learn(token(), Revoked(NOW + 10), NOW)
     known.learn(token(), Revoked(NOW + 5), NOW)
     assert recall(known, token(), 9) == Revoked(NOW + 10)
-
-
-def test_asking_the_store_anew_leaves_revocations_alone(known: Knowledge) -> None:
-    known.learn(token("good"), CLEAR, NOW)
-    known.learn(token("bad"), Revoked(NOW + 10), NOW)
-    for name in ("good", "bad", "unknown"):
-        known.forget_clear(token(name))
-    assert recall(known, token("good")) is None
-    assert recall(known, token("bad")) == Revoked(NOW + 10)
 
 
 # Cut-offs

@@ -8,7 +8,7 @@ A million of these in a dictionary would take over 100 MB. Here they are in tabl
 import math
 from array import array
 
-from authz.revocation.steady import SteadyClock
+from authz.revocation.known.steady import SteadyClock
 from authz.settings import MAX_LEEWAY, MAX_LIFETIME
 
 LIFETIME = MAX_LIFETIME + MAX_LEEWAY

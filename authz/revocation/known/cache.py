@@ -35,8 +35,8 @@ class RevocationCache:
         self.hits_clear = 0
         self.misses = 0
         self.evictions_revoked = 0
-        """Revocations that were pushed out while they still counted: `cache.revocations` is too
-        small, and with nothing but this memory their tokens would be let through in an outage."""
+        """Revocations that were pushed out while they still counted. Those that the feed told of
+        are in its filter; without a feed `cache.revocations` is too small."""
         self.evictions_clear = 0
         """`Not revoked` answers that were pushed out before their time."""
         self.negative_ttl = negative_ttl

@@ -13,11 +13,11 @@ import structlog
 from redis.asyncio import Redis
 
 from authz.observe import events
-from authz.revocation.client import connector
-from authz.revocation.lane import Lane, Lookup, Redirect
-from authz.revocation.outage import Breaker, State
 from authz.revocation.record import Clear, Revoked, TokenRef, Unavailable
-from authz.revocation.topology import Address, Topology, TopologyError, node_name
+from authz.revocation.redis.client import connector
+from authz.revocation.redis.lane import Lane, Lookup, Redirect
+from authz.revocation.redis.outage import Breaker, State
+from authz.revocation.redis.topology import Address, Topology, TopologyError, node_name
 from authz.settings import StoreSettings, store_url_parts
 
 MAX_REDIRECTS = 3

@@ -10,7 +10,7 @@ import pytest
 from conftest import StartCluster
 
 from authz.revocation.feed.feed import Feed
-from authz.revocation.knowledge import Knowledge
+from authz.revocation.known.knowledge import Knowledge
 from authz.revocation.record import Clear, Revoked
 from authz.revocation.store import StoreError
 from authz.settings import FeedSettings

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from revocation.entries import cutoff_entry, token_entry
 
-from authz.revocation.filter import Presence
-from authz.revocation.knowledge import Knowledge
+from authz.revocation.known.filter import Presence
+from authz.revocation.known.knowledge import Knowledge
 from authz.revocation.record import (
     CLEAR,
     Clear,
@@ -119,13 +119,6 @@ def test_a_verdict_is_not_repeated_once_the_filter_has_the_token(
         known.learn(token(), CLEAR, NOW)
     last = recalled_clear(known, token())
     known.hear(token_entry(token(), NOW + 10), NOW, just_now=False)
-    assert recall(known, token(), 0.0, last) is None
-
-
-def test_a_verdict_that_was_forgotten_is_not_repeated(known: Knowledge) -> None:
-    known.learn(token(), CLEAR, NOW)
-    last = recalled_clear(known, token())
-    known.forget_clear(token())
     assert recall(known, token(), 0.0, last) is None
 
 

@@ -1,6 +1,6 @@
 """Counters that say whether anything was learnt of a token or a user."""
 
-from authz.revocation.versions import SLOTS, Versions, slot_of
+from authz.revocation.known.versions import SLOTS, Versions, slot_of
 
 NAMES = [f"name-{number}" for number in range(1000)]
 

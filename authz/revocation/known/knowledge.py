@@ -9,10 +9,11 @@ that nothing is missing (`live_until`).
 They only ever learn: nothing that the store says, or forgets, takes a revocation back.
 """
 
-from authz.revocation.cache import RevocationCache
-from authz.revocation.cutoffs import Cutoffs
 from authz.revocation.entry import TOKEN, Entry
-from authz.revocation.filter import Presence, RevocationFilter
+from authz.revocation.known.cache import RevocationCache
+from authz.revocation.known.cutoffs import Cutoffs
+from authz.revocation.known.filter import Presence, RevocationFilter
+from authz.revocation.known.versions import Versions, slot_of
 from authz.revocation.record import (
     CLEAR,
     POSSIBLY_REVOKED,
@@ -23,7 +24,6 @@ from authz.revocation.record import (
     Revoked,
     TokenRef,
 )
-from authz.revocation.versions import Versions, slot_of
 from authz.settings import MAX_LEEWAY, MAX_LIFETIME
 
 NEVER = float("-inf")
@@ -155,10 +155,6 @@ class Knowledge:
                 self._versions.touch(ref.user)
         elif self.cache.keep_revoked(ref.user, ref.token, finding.until, now):
             self._versions.touch(ref.token)
-
-    def forget_clear(self, ref: TokenRef) -> None:
-        """Ask the store the next time, unless the token is known to be revoked."""
-        self._versions.touch(ref.token)
 
     def lose_history(self) -> None:
         """The store no longer has all that the filter was told: its word that a token is clear

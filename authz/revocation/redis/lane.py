@@ -17,7 +17,6 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError,
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from authz.observe import events
-from authz.revocation.outage import Breaker, State
 from authz.revocation.record import (
     ANY_USER,
     Answer,
@@ -28,7 +27,8 @@ from authz.revocation.record import (
     blacklist_key,
     not_before_key,
 )
-from authz.revocation.topology import Address, node_name
+from authz.revocation.redis.outage import Breaker, State
+from authz.revocation.redis.topology import Address, node_name
 from authz.settings import MAX_LEEWAY, MAX_LIFETIME
 
 MAX_PIPELINE = 256

@@ -7,17 +7,17 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
 from typing import Any
 
-from authz.revocation.bulk import Bulk, ItemT, Outcome
 from authz.revocation.entry import Entry
 from authz.revocation.feed.feed import Feed
-from authz.revocation.knowledge import Knowledge
-from authz.revocation.lane import Lookup
-from authz.revocation.nodes import Nodes
-from authz.revocation.outage import Breaker
+from authz.revocation.known.knowledge import Knowledge
 from authz.revocation.record import Answer, Clear, Revoked, TokenRef, Unavailable
+from authz.revocation.redis.bulk import Bulk, ItemT, Outcome
+from authz.revocation.redis.lane import Lookup
+from authz.revocation.redis.nodes import Nodes
+from authz.revocation.redis.outage import Breaker
+from authz.revocation.redis.trace import NodeTracer
+from authz.revocation.redis.writer import Writer, Written
 from authz.revocation.store import Acknowledgement, TokenRevocation, Trace, UserRevocation
-from authz.revocation.trace import NodeTracer
-from authz.revocation.writer import Writer, Written
 from authz.settings import FeedSettings, StoreSettings
 
 

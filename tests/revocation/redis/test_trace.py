@@ -11,7 +11,6 @@ import pytest
 from structlog.testing import capture_logs
 
 from authz.observe import events
-from authz.revocation import trace as trace_module
 from authz.revocation.memory import MemoryStore
 from authz.revocation.record import (
     Note,
@@ -21,7 +20,8 @@ from authz.revocation.record import (
     feed_key,
     not_before_key,
 )
-from authz.revocation.redis import RedisStore
+from authz.revocation.redis import trace as trace_module
+from authz.revocation.redis.store import RedisStore
 from authz.revocation.store import TokenRevocation, Trace, UserRevocation
 from support.cluster import ValkeyCluster
 from support.revocations import BUCKETS, of_token, opened, token_ref

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authz.revocation.cache import RevocationCache
+from authz.revocation.known.cache import RevocationCache
 from authz.revocation.record import ANY_USER, Revoked
 from support.revocations import named_ref as token
 

@@ -8,10 +8,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from authz.revocation import cutoffs as module
-from authz.revocation.cutoffs import LIFETIME, TABLES, Cutoffs
+from authz.revocation.known import cutoffs as module
+from authz.revocation.known.cutoffs import LIFETIME, TABLES, Cutoffs
+from authz.revocation.known.steady import WINDOW
 from authz.revocation.record import user_digest
-from authz.revocation.steady import WINDOW
 from authz.settings import MAX_LIFETIME
 
 NOW = 1_800_000_000.0

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from authz.revocation.outage import (
+from authz.revocation.redis.outage import (
     HISTORY,
     MAX_IN_A_ROW,
     MAX_IN_HISTORY,

@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from authz.revocation.topology import Address
+from authz.revocation.redis.topology import Address
 from authz.settings import SettingsError, StoreSettings, store_credentials, store_url_parts
 
 READ_TIMEOUT_FACTOR = 4

@@ -11,11 +11,11 @@ import pytest
 from authz.revocation.entry import Entry
 from authz.revocation.feed.position import FIELDS, Push, Tip
 from authz.revocation.record import blacklist_key, feed_key, not_before_key, tip_key
-from authz.revocation.writer import MAX_ENTRIES
+from authz.revocation.redis.writer import MAX_ENTRIES
 from support.cluster import Node, ValkeyCluster
 from support.waiting import wait_until
 
-SCRIPT = resources.files("authz.revocation").joinpath("revoke.lua").read_text()
+SCRIPT = resources.files("authz.revocation.redis").joinpath("revoke.lua").read_text()
 BUCKET = 3
 FEED = feed_key(BUCKET)
 TIP = tip_key(BUCKET)

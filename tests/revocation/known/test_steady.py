@@ -5,7 +5,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authz.revocation.steady import WINDOW, SteadyClock
+from authz.revocation.known.steady import WINDOW, SteadyClock
 
 NOW = 1_800_000_000.0
 

@@ -14,7 +14,7 @@ from enum import StrEnum
 
 from rbloom import Bloom
 
-from authz.revocation.steady import SteadyClock
+from authz.revocation.known.steady import SteadyClock
 from authz.settings import MAX_LEEWAY, MAX_LIFETIME
 
 HOUR = 3600

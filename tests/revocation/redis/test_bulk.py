@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from authz.revocation import bulk
-from authz.revocation.bulk import BATCHES_IN_FLIGHT, WINDOW, Bulk, Outcome
 from authz.revocation.entry import Entry
 from authz.revocation.record import Note
+from authz.revocation.redis import bulk
+from authz.revocation.redis.bulk import BATCHES_IN_FLIGHT, WINDOW, Bulk, Outcome
+from authz.revocation.redis.topology import Address
+from authz.revocation.redis.writer import MAX_ENTRIES, Written
 from authz.revocation.store import (
     Acknowledgement,
     Revocation,
@@ -22,8 +24,6 @@ from authz.revocation.store import (
     StoreRefusedError,
     TokenRevocation,
 )
-from authz.revocation.topology import Address
-from authz.revocation.writer import MAX_ENTRIES, Written
 from support.cluster import ValkeyCluster
 from support.revocations import BUCKETS, find, of_token, of_user, opened, token_ref
 

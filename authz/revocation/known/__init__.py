@@ -1,0 +1,1 @@
+"""What this process knows about revocations. Nothing here touches a socket."""

@@ -1,0 +1,1 @@
+"""Revocations in Redis or Valkey: the way to its nodes, look-ups, writes."""
