@@ -7,6 +7,7 @@ history, keys are rotated and the clock is set forward and back.
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any
@@ -194,6 +195,7 @@ class Interleavings(RuleBasedStateMachine):
             revocations=100, negative_ttl=negative_ttl, false_positives=1e-9, buckets=16
         )
         self.view = Revocations(self.knowledge, lambda: self.now, lambda: self.monotonic)
+        self.view._tidied_at = math.inf  # when the filter believes a clock is not this model's
         self.view.use(self.store)
         authorizer = Authorizer(
             credentials=CredentialFinder(["header:authorization", "cookie:__Host-access"]),
