@@ -32,7 +32,7 @@ REVOKING = (
 NEEDED_ELSEWHERE = {"+info"}
 """Asked on a single server only, about its replicas."""
 
-README = Path(__file__).parents[2] / "authz/revocation/README.md"
+README = Path(__file__).parents[3] / "authz/revocation/README.md"
 
 MOVING = 3
 """The bucket whose slot is half moved, so that GET and ASKING are needed, too."""

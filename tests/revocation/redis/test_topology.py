@@ -144,7 +144,8 @@ async def test_a_master_that_hangs_does_not_touch_the_other_shards(
     sick = buckets_of(cluster, frozen)
     healthy = sorted(set(range(BUCKETS)) - sick)
     revoked = {bucket: token_ref(bucket=bucket) for bucket in range(BUCKETS)}
-    async with opened(cluster.url, timeout=TIMEOUT) as told:
+    patient = 0.25  # seconds; a healthy node of a busy machine may take more than `TIMEOUT`
+    async with opened(cluster.url, timeout=patient) as told:
         for ref in revoked.values():
             await told.store.revoke_token(of_token(ref))
         cluster.freeze(frozen)
@@ -152,7 +153,7 @@ async def test_a_master_that_hangs_does_not_touch_the_other_shards(
         while time.monotonic() < until:
             finding, waited = await told.timed_find(revoked[min(sick)])
             assert isinstance(finding, Unavailable | Revoked)
-            assert waited < TIMEOUT + SCHEDULING
+            assert waited < patient + SCHEDULING
             for bucket in healthy:
                 assert isinstance(await told.find(revoked[bucket]), Revoked)
                 assert await told.find(token_ref(bucket=bucket)) == Clear()
