@@ -4,6 +4,7 @@ Each function raises ValueError with a text that says what is wrong and repeats 
 """
 
 import re
+from typing import NamedTuple, Self
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -11,15 +12,34 @@ from pydantic import SecretStr
 STORE_SCHEMES = ("memory", "redis", "rediss", "redis+cluster", "rediss+cluster")
 
 
+class StoreUrlParts(NamedTuple):
+    """The parts of a store's URL. `urllib` won't split one with several hosts in brackets."""
+
+    scheme: str
+    userinfo: str
+    """`user:password` as they stand there, percent-encoded."""
+    hosts: str
+    path: str
+
+    @classmethod
+    def of(cls, url: str) -> Self:
+        scheme, _, rest = url.partition("://")
+        authority, _, path = re.split("[?#]", rest, maxsplit=1)[0].partition("/")
+        userinfo, _, hosts = authority.rpartition("@")
+        return cls(scheme.lower(), userinfo, hosts, path)
+
+
 def check_store_url(value: SecretStr) -> SecretStr:
     """Of `store.url`: the value, or ValueError, which repeats no password."""
-    url = urlsplit(value.get_secret_value())
+    url = StoreUrlParts.of(value.get_secret_value())
     if url.scheme not in STORE_SCHEMES:
-        msg = f"scheme {url.scheme!r} is unknown; use one of {', '.join(STORE_SCHEMES)}"
+        # Not quoted where there is no `://`: the text before it may be anything.
+        found = f"scheme {url.scheme!r}" if "://" in value.get_secret_value() else "the scheme"
+        msg = f"{found} is unknown; use one of {', '.join(STORE_SCHEMES)}"
         raise ValueError(msg)
     if url.scheme == "memory":
         return value
-    nodes = [node for node in url.netloc.rpartition("@")[2].split(",") if node]
+    nodes = [node for node in url.hosts.split(",") if node]
     if not nodes:
         msg = "names no host; write it as redis://host:6379"
         raise ValueError(msg)
@@ -27,7 +47,8 @@ def check_store_url(value: SecretStr) -> SecretStr:
         msg = f"{url.scheme}:// takes one host; write {url.scheme}+cluster:// for a cluster"
         raise ValueError(msg)
     for node in nodes:
-        if re.search(r":\d+$", node) and not _is_host_port(node):
+        odd_brackets = re.search(r"[\[\]]", node) and not re.fullmatch(r"\[[^\[\]]+\](:\d+)?", node)
+        if odd_brackets or (re.search(r":\d+$", node) and not _is_host_port(node)):
             # Not quoted: where a / or # in a password was left as it is, this is a part of it.
             raise ValueError(_HOST_PORT_HINT)
     database = url.path.strip("/")
@@ -83,11 +104,10 @@ def require_http_url(value: str) -> None:
 
 def store_address(url: str) -> tuple[str, list[tuple[str, int]], int]:
     """Scheme, nodes as (host, port), and database number, of a checked store URL."""
-    parts = urlsplit(url)
-    netloc = parts.netloc.rpartition("@")[2]
+    parts = StoreUrlParts.of(url)
     nodes = [
         split_host_port(node if re.search(r":\d+$", node) else f"{node}:6379")
-        for node in netloc.split(",")
+        for node in parts.hosts.split(",")
         if node
     ]
     return parts.scheme, nodes, int(parts.path.strip("/") or 0)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import yaml
 from pydantic import (
@@ -31,6 +31,7 @@ from pydantic_settings import (
 )
 
 from authz.addresses import (
+    StoreUrlParts,
     check_listen_address,
     check_store_url,
     require_http_url,
@@ -424,7 +425,7 @@ def store_url_parts(settings: StoreSettings) -> tuple[str, list[tuple[str, int]]
 
 def store_credentials(settings: StoreSettings) -> tuple[str | None, str | None]:
     """ACL user and password. SettingsError where `store.password_file` can't be read."""
-    userinfo = urlsplit(settings.url.get_secret_value()).netloc.rpartition("@")[0]
+    userinfo = StoreUrlParts.of(settings.url.get_secret_value()).userinfo
     user, _, password = (unquote(part) for part in userinfo.partition(":"))
     if settings.password is not None:
         password = settings.password.get_secret_value()
