@@ -277,18 +277,20 @@ class Feed:
             await asyncio.sleep(TIDY_EVERY)
             now, monotonic = self._clock(), self._monotonic()
             self._knowledge.tidy(now, monotonic)
+            offset = max(offset, now - monotonic)  # or many small steps would never be seen
             if now - monotonic < offset - CLOCK_SET_BACK:
                 # What looked expired by the clock of before was left out, and may count again.
                 self._read_all_again()
-            offset = now - monotonic
+                offset = now - monotonic
             if self._reader.reading and monotonic - told_at >= PROGRESS_EVERY:
                 told_at = monotonic
                 entries = self.figures.entries["synced"] + self.figures.entries["read"]
                 log.info(events.FEED_READING, buckets_left=self._reader.reading, entries=entries)
 
     def _read_all_again(self) -> None:
-        for position in self._positions:
+        for bucket, position in enumerate(self._positions):
             position.lose()
+            self._knowledge.live_until[bucket] = NEVER
         self._wake.set()
 
     def _spawn(self, work: Any) -> None:
