@@ -267,7 +267,11 @@ class Region:
                 seat.kill()  # whoever died unasked was found out before; its life is over
                 seat.start()
         for seat in self.seats:
-            wait_until(seat.is_connected, f"{seat.name} is connected", timeout=30)
+            try:
+                wait_until(seat.is_connected, f"{seat.name} is connected", timeout=30)
+            except TimeoutError as error:
+                status = {name: seat.sidecar.status()[name] for name in ("store", "feed")}
+                raise TimeoutError(f"{error}: {status}") from None
 
     def _seat(self, number: int, upstream: Upstream | None) -> None:
         name = f"{self.name}{number}"

@@ -96,7 +96,7 @@ TOKENS = {
     "revoked by its names": (token(sub="bob", jti="by-names"), 1, "token_revoked"),
     "of a user who was logged out": (token(sub="carol"), 1, "token_revoked"),
     "expired": (token(iat=NOW - 700, exp=NOW - 600), 1, "token_expired"),
-    "not yet valid": (token(nbf=NOW + 500), 1, "token_not_yet_valid"),
+    "not yet valid": (token(nbf=NOW + 6000), 1, "token_not_yet_valid"),
     "for others": (token(aud="others"), 1, "audience_mismatch"),
     "of a stranger": (token(iss="https://else"), 1, "issuer_unknown"),
     "with a strange issuer": (token(iss=["x"]), 1, "issuer_unknown"),

@@ -96,8 +96,9 @@ def default_algorithm(key: PrivateKey | bytes) -> str:
             return "EdDSA"
 
 
-def claims(*, now: float | None = None, lifetime: int = 600, **overrides: Any) -> dict[str, Any]:
-    """A good claim set, issued `now` (default: this second) and good for `lifetime` seconds.
+def claims(*, now: float | None = None, lifetime: int = 7200, **overrides: Any) -> dict[str, Any]:
+    """A good claim set, issued `now` (default: this second) and good for `lifetime` seconds: longer
+    than all tests take, for some are made when a module is imported.
 
     `jti` is different each time. Overrides replace members; those set to `...` are left out.
     """
