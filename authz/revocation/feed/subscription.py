@@ -5,9 +5,10 @@ enough. What is lost with it, or never arrives, the feed finds in the streams.
 """
 
 import asyncio
+import contextlib
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import structlog
@@ -124,16 +125,19 @@ class Subscription:
         """Subscribe at this node and read until something goes wrong, which it raises."""
         pubsub = self._nodes.client(address).pubsub()
         try:
-            async with asyncio.timeout(self._connect_timeout):
-                await pubsub.subscribe(*self._buckets)
-                for _ in self._buckets:
-                    await pubsub.parse_response(block=True)
+            await _within(self._subscribe(pubsub), self._connect_timeout)
             self._begin(address)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._read(pubsub))
                 tasks.create_task(self._watch(pubsub))
         finally:
-            await pubsub.aclose()  # type: ignore[no-untyped-call]
+            with contextlib.suppress(TimeoutError):
+                await _within(pubsub.aclose(), self._connect_timeout)  # type: ignore[no-untyped-call]
+
+    async def _subscribe(self, pubsub: PubSub) -> None:
+        await pubsub.subscribe(*self._buckets)
+        for _ in self._buckets:
+            await pubsub.parse_response(block=True)
 
     def _begin(self, address: Address) -> None:
         self.node = node_name(address)
@@ -194,3 +198,18 @@ def _first_line(errors: BaseExceptionGroup[Any]) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return describe(error)
+
+
+async def _within(work: Coroutine[Any, Any, None], seconds: float) -> None:
+    """TimeoutError: it took longer. It is cancelled then, and left to itself: a library that
+    is just connecting may take the cancellation for a failure of its own and go on, for ever.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=seconds)
+    finally:
+        task.cancel()
+    if not done:
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        raise TimeoutError(f"no answer within {seconds:g} s")
+    task.result()
