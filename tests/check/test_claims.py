@@ -30,7 +30,7 @@ def refusal(**changes: Any) -> tuple[Reason, str]:
 
 
 def test_the_holder_of_a_good_token() -> None:
-    found = identity(aud=["api", "other"], scope="read write")
+    found = identity(aud=["api", "other"], scope="read write", exp=NOW + 600)
     assert (found.issuer, found.subject, found.token_id) == (ISSUER, "alice", "token-1")
     assert found.scopes == ("read", "write")
     assert found.audiences == ("api", "other")

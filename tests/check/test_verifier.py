@@ -291,7 +291,7 @@ def test_the_lifetime_limit_is_the_issuers() -> None:
 
 def test_leeway_is_allowed_at_both_ends_and_no_more(keys: FakeKeys) -> None:
     verifier = make_verifier(keys, leeway=5.0)
-    text = token()
+    text = token(exp=NOW + 600)
     assert reason(verifier, text, NOW - 5) is None
     assert reason(verifier, text, NOW - 5.01) is Reason.TOKEN_NOT_YET_VALID
     assert reason(verifier, text, NOW + 604.99) is None
@@ -300,7 +300,7 @@ def test_leeway_is_allowed_at_both_ends_and_no_more(keys: FakeKeys) -> None:
 
 def test_without_leeway_a_token_ends_with_its_second(keys: FakeKeys) -> None:
     verifier = make_verifier(keys, leeway=0.0)
-    text = token()
+    text = token(exp=NOW + 600)
     assert reason(verifier, text, NOW) is None
     assert reason(verifier, text, NOW + 600) is Reason.TOKEN_EXPIRED
 
