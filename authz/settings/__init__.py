@@ -1,0 +1,59 @@
+"""Every setting of authz, with its unit, its default and its bounds, in one model.
+
+Values come from a YAML file and are overridden by `AUTHZ_…` variables (`__` between levels, JSON
+for lists): `AUTHZ_STORE__TIMEOUT=40ms`. A key that is not here is an error, in either place.
+Durations are numbers of seconds or text with a unit: `250ms`, `5s`, `10m`, `24h`, `7d`.
+
+`model.py` has them all, `issuers.py`, `store.py` and `sidecar.py` its sections, `load.py` reads
+them.
+"""
+
+from authz.settings.base import SettingsError
+from authz.settings.issuers import IssuerSettings, KeySourceSettings
+from authz.settings.limits import ALGORITHMS, MAX_LEEWAY, MAX_LIFETIME
+from authz.settings.load import (
+    CONFIG_VARIABLE,
+    environment_values,
+    load_settings,
+    read_config_file,
+)
+from authz.settings.model import ENV_NESTING, ENV_PREFIX, IssuerlessSettings, Settings
+from authz.settings.sidecar import (
+    AuditSettings,
+    CacheSettings,
+    FeedSettings,
+    ListenTlsSettings,
+    LogSettings,
+)
+from authz.settings.store import (
+    StoreSettings,
+    TlsSettings,
+    store_credentials,
+    store_url_parts,
+)
+
+__all__ = [
+    "ALGORITHMS",
+    "CONFIG_VARIABLE",
+    "ENV_NESTING",
+    "ENV_PREFIX",
+    "MAX_LEEWAY",
+    "MAX_LIFETIME",
+    "AuditSettings",
+    "CacheSettings",
+    "FeedSettings",
+    "IssuerSettings",
+    "IssuerlessSettings",
+    "KeySourceSettings",
+    "ListenTlsSettings",
+    "LogSettings",
+    "Settings",
+    "SettingsError",
+    "StoreSettings",
+    "TlsSettings",
+    "environment_values",
+    "load_settings",
+    "read_config_file",
+    "store_credentials",
+    "store_url_parts",
+]
