@@ -173,6 +173,22 @@ TRACE_REFUSED: Final = _event(
     "trace_refused", "the store refuses to say what became of a token: a right may be missing"
 )
 
+# The token service
+TOKENS_STARTING: Final = _event("tokens_starting", "the token service begins: version and issuer")
+TOKENS_SERVING: Final = _event(
+    "tokens_serving", "tokens are issued from now on, on the address listed"
+)
+TOKENS_FAILED: Final = _event(
+    "tokens_failed", "a request ended in an error of our own; its client got 500 server_error"
+)
+TOKENS_STORE_FAILED: Final = _event(
+    "tokens_store_failed", "the store did not do what was asked of it; the client got 503"
+)
+LIMITS_LOCAL: Final = _event(
+    "limits_local", "the counters in Redis don't answer: this process counts for itself"
+)
+LIMITS_SHARED: Final = _event("limits_shared", "requests are counted in Redis again")
+
 # What operators see
 ADMIN_LISTENING: Final = _event("admin_listening", "/metrics and the probes are answered here")
 ADMIN_FAILED: Final = _event(
