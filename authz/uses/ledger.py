@@ -1,6 +1,5 @@
 """The ledger of what may be used once: what this process saw, then one atomic call to the store."""
 
-import asyncio
 from collections.abc import Awaitable
 from typing import Protocol
 
@@ -46,8 +45,7 @@ class Ledger:
         answer = self._store.use(bucket, name, until)
         if isinstance(answer, Unavailable):
             return self._counted(answer)
-        # A task of its own: a client that goes away must not leave the outcome uncounted.
-        return self._settle(asyncio.ensure_future(answer))
+        return self._settle(answer)
 
     def forget(self, name: str, until: float) -> None:
         """The use did not come about: the store was unavailable, and the request was refused for
@@ -55,8 +53,8 @@ class Ledger:
         """
         self.here.discard(name, until)
 
-    async def _settle(self, asked: asyncio.Future[Use]) -> Use:
-        return self._counted(await asyncio.shield(asked))
+    async def _settle(self, answer: Awaitable[Use]) -> Use:
+        return self._counted(await answer)
 
     def _counted(self, use: Use, outcome: str = "") -> Use:
         match use:

@@ -30,9 +30,7 @@ class UsedHere:
         knows them."""
 
     def add(self, name: str, until: float, now: float) -> bool:
-        """Remember a use. Whether it is the first. Times are seconds since 1970; what can be used
-        until more than KEPT_FOR ago isn't kept.
-        """
+        """Remember a use. Whether it is the first. Times are seconds since 1970."""
         self._tidy(now)
         span = int(until // SPAN)
         names = self._by_span.setdefault(span, set())

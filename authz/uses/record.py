@@ -16,8 +16,8 @@ class Used:
 
 
 Use = First | Used | Unavailable
-"""What is said of a use. `Unavailable`: the store could not be asked, or did not answer in time, and
-this process knows of no earlier use. It may be in the store all the same."""
+"""What is said of a use. `Unavailable`: the store could not be asked, or did not answer in time,
+and this process knows of no earlier use. It may be in the store all the same."""
 
 FIRST = First()
 USED = Used()
