@@ -41,6 +41,7 @@ from authz.revocation.memory import MemoryStore
 from authz.revocation.open import open_store
 from authz.revocation.view import Revocations
 from authz.settings import Settings
+from authz.uses.ledger import Ledger
 
 log = structlog.get_logger(__name__)
 
@@ -96,6 +97,7 @@ class Sidecar:
             )
         )
         self._revocations.use(self._store, None if self._feed is None else self._feed.remembers)
+        self._ledger = Ledger(None if isinstance(self._store, MemoryStore) else self._store)
         self._audit = AuditLog(settings.audit)
         pending = Pending()
         recorder = FailOpenRecorder(
@@ -131,6 +133,7 @@ class Sidecar:
             lookups=self._revocations.results,
             store_latency=store_counters.latency,
             store=None if isinstance(self._store, MemoryStore) else self._store,
+            uses=self._ledger,
             audit=self._audit,
             reconciler=self._reconciler,
             keys=lambda: list(self._keys.by_issuer.values()),
@@ -219,6 +222,7 @@ class Sidecar:
             },
             "feed": None if self._feed is None else self._feed.status(),
             "store": self._store.status(),
+            "uses": {"remembered": self._ledger.here.size, **self._ledger.results},
             "keys": self._keys.status(),
             "audit": self._audit.status(),
             "reconciler": self._reconciler.status(),
