@@ -17,6 +17,7 @@ from authz.audit.reconciler import Reconciler
 from authz.audit.recorder import FailOpenRecorder
 from authz.check.authorizer import Authorizer
 from authz.check.credentials import CredentialFinder
+from authz.check.guards import all_guards
 from authz.check.policy import RoutePolicies
 from authz.check.verifier import Verifier
 from authz.envoy_api.open import CheckServer, open_server
@@ -41,6 +42,7 @@ from authz.revocation.memory import MemoryStore
 from authz.revocation.open import open_store
 from authz.revocation.view import Revocations
 from authz.settings import Settings
+from authz.uses.ledger import Ledger
 
 log = structlog.get_logger(__name__)
 
@@ -96,6 +98,7 @@ class Sidecar:
             )
         )
         self._revocations.use(self._store, None if self._feed is None else self._feed.remembers)
+        self._ledger = Ledger(None if isinstance(self._store, MemoryStore) else self._store)
         self._audit = AuditLog(settings.audit)
         pending = Pending()
         recorder = FailOpenRecorder(
@@ -113,6 +116,8 @@ class Sidecar:
             verifier=self._verifier,
             revocations=self._revocations,
             policies=RoutePolicies(settings.fail_mode),
+            guards=all_guards(),
+            ledger=Ledger(None),
             recorder=recorder,
             clock=time.time,
         )
@@ -131,6 +136,7 @@ class Sidecar:
             lookups=self._revocations.results,
             store_latency=store_counters.latency,
             store=None if isinstance(self._store, MemoryStore) else self._store,
+            uses=self._ledger,
             audit=self._audit,
             reconciler=self._reconciler,
             keys=lambda: list(self._keys.by_issuer.values()),
@@ -219,6 +225,7 @@ class Sidecar:
             },
             "feed": None if self._feed is None else self._feed.status(),
             "store": self._store.status(),
+            "uses": {"remembered": self._ledger.here.size, **self._ledger.results},
             "keys": self._keys.status(),
             "audit": self._audit.status(),
             "reconciler": self._reconciler.status(),

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 
 import jwt
 
-from authz.check.claims import identity_of, not_before, numeric_date
+from authz.check.claims import confirmation_of, identity_of, not_before, numeric_date
 from authz.check.jose import (
     MAX_TOKEN_BYTES,
     BadTokenError,
@@ -24,7 +24,7 @@ from authz.check.jose import (
     require_compact_form,
     take_apart,
 )
-from authz.check.token import Identity
+from authz.check.token import Confirmation, Identity
 from authz.check.verdict import Reason, Verdict, allow, deny
 from authz.keys.keyset import KeySet, VerificationKey
 from authz.revocation.record import CLEAR, Clear
@@ -74,6 +74,8 @@ class Verified:
     ring: IssuerKeys
     allowed: Verdict
     """Its verdict where nothing speaks against it."""
+    confirmation: Confirmation | None = None
+    """Whom it is bound to; None: whoever holds it may use it."""
     clear: Clear = CLEAR
     """What was last said by the revocation side, where that was not `Revoked`."""
     _revoked: Verdict | None = None
@@ -199,6 +201,7 @@ class Verifier:
             key_set=key_set,
             ring=trust.ring,
             allowed=allow(identity),
+            confirmation=confirmation_of(jws.claims),
         )
 
 
