@@ -6,8 +6,8 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from authz.addresses import check_listen_address
 from authz.durations import Duration
+from authz.settings.base import ListenAddress
 from authz.settings.issuers import IssuerSettings
 from authz.settings.limits import MAX_LEEWAY
 from authz.settings.sidecar import (
@@ -18,6 +18,7 @@ from authz.settings.sidecar import (
     LogSettings,
 )
 from authz.settings.store import RelaySettings, StoreSettings
+from authz.settings.tokens import TokensSettings
 
 ENV_PREFIX = "AUTHZ_"
 ENV_NESTING = "__"
@@ -30,8 +31,6 @@ def _credential(value: str) -> str:
         raise ValueError(msg)
     return f"header:{name.lower()}" if kind == "header" else value
 
-
-ListenAddress = Annotated[str, AfterValidator(check_listen_address)]
 
 
 class Settings(BaseSettings):
@@ -69,6 +68,8 @@ class Settings(BaseSettings):
     cache: CacheSettings = CacheSettings()
     feed: FeedSettings = FeedSettings()
     relay: RelaySettings = RelaySettings()
+    tokens: TokensSettings | None = None
+    """The token service. What only checks tokens needs none of it."""
     fail_mode: Literal["open", "closed"] = "open"
     """What becomes of a request when the store can't be asked and nothing is known locally."""
     audit: AuditSettings = AuditSettings()

@@ -56,7 +56,8 @@ class ExchangeSettings(Section):
         if len(set(names)) < len(names):
             msg = "issuers: one is configured twice"
             raise ValueError(msg)
-        if len(set(prefixes)) < len(prefixes):
-            msg = "issuers: give each a subject_prefix of its own, or two users could be one"
+        # Also where one begins with another: `a` + `bob` and `ab` + `ob` are the same.
+        if any(a.startswith(b) for i, a in enumerate(prefixes) for b in prefixes[:i] + prefixes[i + 1 :]):
+            msg = "issuers: no subject_prefix may begin with another's, or two users could be one"
             raise ValueError(msg)
         return self

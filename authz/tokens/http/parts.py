@@ -1,8 +1,7 @@
 """What the endpoints are made of."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
@@ -76,13 +75,10 @@ class Parts:
 def narrowed(
     asked: list[str], allowed: tuple[str, ...], refuse: Callable[[str], Exception], what: str
 ) -> tuple[str, ...]:
-    """What was asked for, once each, in the order asked; all that is allowed where nothing was.
-    Raises what `refuse` makes: something isn't allowed.
+    """What was asked for, once each, in the order asked. Raises what `refuse` makes: something
+    isn't allowed.
     """
     beyond = [one for one in asked if one not in allowed]
     if beyond:
         raise refuse(f"{what}: this client may not have {beyond[0][:64]}")
-    return tuple(dict.fromkeys(asked)) or allowed
-
-
-JsonObject = Mapping[str, Any]
+    return tuple(dict.fromkeys(asked))

@@ -183,9 +183,14 @@ class TokenEndpoint:
         return token
 
     def _audiences(self, form: Form, client: Client) -> tuple[str, ...]:
-        """Of `audience` (RFC 8693) and `resource` (RFC 8707), which mean the same here."""
-        allowed = client.audiences or tuple(self._parts.settings.audiences)
-        asked = [*form.every("audience"), *form.every("resource")]
+        """Of `audience` (RFC 8693) and `resource` (RFC 8707), which mean the same here; the first
+        that the client may have where neither is given.
+        """
+        known = self._parts.settings.audiences
+        allowed = tuple(one for one in client.audiences or known if one in known)
+        asked = [*form.every("audience"), *form.every("resource")] or list(allowed[:1])
+        if not asked:
+            raise invalid_target("none of this client's audiences is among tokens.audiences")
         return narrowed(asked, allowed, invalid_target, "audience")
 
     def _give(self, client: Client, issued: Issued, *, exchanged: bool) -> Response:
@@ -208,7 +213,9 @@ class TokenEndpoint:
 
 
 def _scopes(form: Form, client: Client) -> tuple[str, ...]:
-    return narrowed(_split_scopes(form.get("scope") or ""), client.scopes, invalid_scope, "scope")
+    """RFC 6749 section 3.3: all that the client may have where it asks for none."""
+    asked = _split_scopes(form.get("scope") or "") or list(client.scopes)
+    return narrowed(asked, client.scopes, invalid_scope, "scope")
 
 
 def _split_scopes(text: str) -> list[str]:
