@@ -18,6 +18,7 @@ from authz.audit.recorder import FailOpenRecorder
 from authz.check.authorizer import Authorizer
 from authz.check.credentials import CredentialFinder
 from authz.check.guards import all_guards
+from authz.check.nonce import Nonces
 from authz.check.policy import RoutePolicies
 from authz.check.verifier import Verifier
 from authz.envoy_api.open import CheckServer, open_server
@@ -41,7 +42,7 @@ from authz.revocation.known.knowledge import Knowledge
 from authz.revocation.memory import MemoryStore
 from authz.revocation.open import open_store
 from authz.revocation.view import Revocations
-from authz.settings import Settings
+from authz.settings import Settings, nonce_secret
 from authz.uses.ledger import Ledger
 
 log = structlog.get_logger(__name__)
@@ -116,8 +117,8 @@ class Sidecar:
             verifier=self._verifier,
             revocations=self._revocations,
             policies=RoutePolicies(settings.fail_mode),
-            guards=all_guards(),
-            ledger=Ledger(None),
+            guards=all_guards(settings, nonces=_nonces(settings)),
+            ledger=self._ledger,
             recorder=recorder,
             clock=time.time,
         )
@@ -237,6 +238,12 @@ class Sidecar:
         if path is None or isinstance(self._store, MemoryStore):
             return None
         return partial(recall, path, self._audit.instance, self._settings.store.buckets)
+
+
+def _nonces(settings: Settings) -> Nonces | None:
+    """SettingsError: the secret can't be used."""
+    nonce = settings.dpop.nonce
+    return None if nonce is None else Nonces(nonce_secret(nonce), nonce.lifetime)
 
 
 async def _serve(settings: Settings) -> None:

@@ -5,7 +5,7 @@ from authz.check.verdict import Reason, Verdict, deny
 
 
 class BindingGuard:
-    """Refuses a bound token that came without what it is bound to."""
+    """Refuses a token that came without the certificate it is bound to."""
 
     def look(self, presented: Presented) -> Verdict | None:
         """As `Guard.look`."""
@@ -14,4 +14,6 @@ class BindingGuard:
             if presented.policy.bound:
                 return deny(Reason.BINDING_REQUIRED, identity=verified.identity)
             return None
-        return deny(Reason.BINDING_MISMATCH, identity=verified.identity)
+        if verified.confirmation.certificate is not None:
+            return deny(Reason.BINDING_MISMATCH, identity=verified.identity)
+        return None

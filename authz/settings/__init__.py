@@ -9,6 +9,7 @@ sections; `load.py` reads them.
 """
 
 from authz.settings.base import SettingsError
+from authz.settings.dpop import DpopSettings, NonceSettings, nonce_secret
 from authz.settings.issuers import IssuerSettings, KeySourceSettings
 from authz.settings.limits import ALGORITHMS, MAX_LEEWAY, MAX_LIFETIME
 from authz.settings.load import (
@@ -43,12 +44,14 @@ __all__ = [
     "MAX_LIFETIME",
     "AuditSettings",
     "CacheSettings",
+    "DpopSettings",
     "FeedSettings",
     "IssuerSettings",
     "IssuerlessSettings",
     "KeySourceSettings",
     "ListenTlsSettings",
     "LogSettings",
+    "NonceSettings",
     "Settings",
     "SettingsError",
     "SigningSettings",
@@ -58,6 +61,7 @@ __all__ = [
     "VaultSettings",
     "environment_values",
     "load_settings",
+    "nonce_secret",
     "read_config_file",
     "store_credentials",
     "store_url_parts",

@@ -8,6 +8,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from authz.durations import Duration
 from authz.settings.base import ListenAddress
+from authz.settings.dpop import DpopSettings
 from authz.settings.issuers import IssuerSettings
 from authz.settings.limits import MAX_LEEWAY
 from authz.settings.sidecar import (
@@ -64,6 +65,7 @@ class Settings(BaseSettings):
         list[Annotated[str, AfterValidator(_credential)]], Field(min_length=1)
     ] = ["header:authorization", "cookie:__Host-access"]
     """Where a token may be. A request that carries more than one is refused."""
+    dpop: DpopSettings = DpopSettings()
     store: StoreSettings = StoreSettings()
     cache: CacheSettings = CacheSettings()
     feed: FeedSettings = FeedSettings()
