@@ -9,8 +9,8 @@ them.
 """
 
 from authz.settings.base import SettingsError
-from authz.settings.issuers import IssuerSettings, KeySourceSettings
-from authz.settings.limits import ALGORITHMS, MAX_LEEWAY, MAX_LIFETIME
+from authz.settings.issuers import DecryptionSettings, IssuerSettings, KeySourceSettings
+from authz.settings.limits import ALGORITHMS, ENCRYPTION_ALGORITHMS, MAX_LEEWAY, MAX_LIFETIME
 from authz.settings.load import (
     CONFIG_VARIABLE,
     environment_values,
@@ -35,12 +35,14 @@ from authz.settings.store import (
 __all__ = [
     "ALGORITHMS",
     "CONFIG_VARIABLE",
+    "ENCRYPTION_ALGORITHMS",
     "ENV_NESTING",
     "ENV_PREFIX",
     "MAX_LEEWAY",
     "MAX_LIFETIME",
     "AuditSettings",
     "CacheSettings",
+    "DecryptionSettings",
     "FeedSettings",
     "IssuerSettings",
     "IssuerlessSettings",
