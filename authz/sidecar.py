@@ -17,6 +17,7 @@ from authz.audit.reconciler import Reconciler
 from authz.audit.recorder import FailOpenRecorder
 from authz.check.authorizer import Authorizer
 from authz.check.credentials import CredentialFinder
+from authz.check.guards import all_guards
 from authz.check.policy import RoutePolicies
 from authz.check.verifier import Verifier
 from authz.envoy_api.open import CheckServer, open_server
@@ -41,6 +42,7 @@ from authz.revocation.memory import MemoryStore
 from authz.revocation.open import open_store
 from authz.revocation.view import Revocations
 from authz.settings import Settings
+from authz.uses.ledger import Ledger
 
 log = structlog.get_logger(__name__)
 
@@ -114,6 +116,8 @@ class Sidecar:
             verifier=self._verifier,
             revocations=self._revocations,
             policies=RoutePolicies(settings.fail_mode),
+            guards=all_guards(),
+            ledger=Ledger(None),
             recorder=recorder,
             clock=time.time,
         )

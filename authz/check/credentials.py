@@ -7,6 +7,7 @@ each read another one (CVE-2020-25017 was of that kind).
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
 
 from authz.check.request import CheckRequest
 from authz.check.verdict import Reason
@@ -17,6 +18,15 @@ _JOINED_DUPLICATE = re.compile(
     r"^bearer[ \t].*,|,[ \t]*bearer(?:[ \t]|$)", re.IGNORECASE | re.DOTALL
 )
 """Envoy joins duplicates by commas. No JWT has one; another scheme's parameters may."""
+
+
+class Credential(NamedTuple):
+    """A token, and how it came."""
+
+    token: str
+    scheme: Literal["bearer", "dpop"] = "bearer"
+    cookie: bool = False
+    """It came in a cookie and in no header: a browser sends that by itself, whoever asks it to."""
 
 
 class CredentialFinder:
@@ -33,9 +43,10 @@ class CredentialFinder:
             rf",[ \t]*(?:{'|'.join(map(re.escape, self._cookies))})[ \t]*="
         )
 
-    def find(self, request: CheckRequest) -> str | Reason:
-        """The token's text, or why there is none to look at: TOKEN_MISSING, SCHEME_UNSUPPORTED,
-        MULTIPLE_CREDENTIALS, TOKEN_MALFORMED.
+    def find(self, request: CheckRequest) -> str | Credential | Reason:
+        """The text of a bearer token that came in a header; a token that came in another way; or
+        why there is none to look at: TOKEN_MISSING, SCHEME_UNSUPPORTED, MULTIPLE_CREDENTIALS,
+        TOKEN_MALFORMED.
         """
         tokens: list[str] = []
         other_scheme = False
@@ -51,6 +62,7 @@ class CredentialFinder:
                     return found
                 else:
                     other_scheme = found is Reason.SCHEME_UNSUPPORTED or other_scheme
+        in_headers = len(tokens)
         if self._cookies:
             for line in request.header("cookie"):
                 if not any(name in line for name in self._cookies):
@@ -62,7 +74,8 @@ class CredentialFinder:
             return Reason.SCHEME_UNSUPPORTED if other_scheme else Reason.TOKEN_MISSING
         if len(tokens) > 1 and tokens.count(tokens[0]) < len(tokens):
             return Reason.MULTIPLE_CREDENTIALS
-        return tokens[0] or Reason.TOKEN_MALFORMED
+        found = tokens[0] if in_headers else Credential(tokens[0], cookie=True)
+        return found or Reason.TOKEN_MALFORMED
 
     def _cookie_values(self, line: str) -> Iterator[str]:
         for pair in line.split(";"):  # RFC 6265 section 4.2.1

@@ -108,13 +108,32 @@ class Reason(Enum):
     AUDIENCE_MISMATCH = _Meaning(
         "audience_mismatch", 401, "invalid_token", "the token is meant for another audience"
     )
-    # 401: taken back
+    # 401: whom it is bound to
+    BINDING_UNSUPPORTED = _Meaning(
+        "binding_unsupported", 401, "invalid_token", "the token is bound in a way that is not known"
+    )
+    BINDING_MISMATCH = _Meaning(
+        "binding_mismatch",
+        401,
+        "invalid_token",
+        "the token is bound to a key or certificate that did not come with it",
+    )
+    BINDING_REQUIRED = _Meaning(
+        "binding_required",
+        401,
+        "invalid_token",
+        "this route needs a token that is bound to a key or certificate",
+    )
+    # 401: taken back, or used up
     TOKEN_REVOKED = _Meaning("token_revoked", 401, "invalid_token", "the token was revoked")
     POSSIBLY_REVOKED = _Meaning(
         "possibly_revoked",
         401,
         "invalid_token",
         "the token was probably revoked, and that can't be looked up",
+    )
+    TOKEN_USED = _Meaning(
+        "token_used", 401, "invalid_token", "the token was used before, and works once only"
     )
     # 403: good, but not good enough for this route
     INSUFFICIENT_SCOPE = _Meaning(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import jwt
 
-from authz.check.claims import identity_of, not_before, numeric_date
+from authz.check.claims import confirmation_of, identity_of, not_before, numeric_date
 from authz.check.envelope import (
     DecryptionKeys,
     Envelope,
@@ -32,7 +32,7 @@ from authz.check.jose import (
     require_compact_form,
     take_apart,
 )
-from authz.check.token import Identity
+from authz.check.token import Confirmation, Identity
 from authz.check.verdict import Reason, Verdict, allow, deny
 from authz.keys.keyset import KeySet, VerificationKey
 from authz.revocation.record import CLEAR, Clear
@@ -87,6 +87,8 @@ class Verified:
     """Its verdict where nothing speaks against it."""
     envelope: Envelope | None = None
     """What it was encrypted in; None: it came as it was signed."""
+    confirmation: Confirmation | None = None
+    """Whom it is bound to; None: whoever holds it may use it."""
     clear: Clear = CLEAR
     """What was last said by the revocation side, where that was not `Revoked`."""
     _revoked: Verdict | None = None
@@ -231,6 +233,7 @@ class Verifier:
             ring=trust.ring,
             allowed=allow(identity),
             envelope=envelope,
+            confirmation=confirmation_of(jws.claims),
         )
 
 

@@ -21,6 +21,7 @@ from rich.table import Table
 from authz.check.authorizer import Authorizer
 from authz.check.credentials import CredentialFinder
 from authz.check.envelope import is_encrypted
+from authz.check.guards import all_guards
 from authz.check.jose import BadTokenError, Jws, require_compact_form, take_apart
 from authz.check.policy import RoutePolicies
 from authz.check.request import CheckRequest, PlainRequest
@@ -44,6 +45,7 @@ from authz.revocation.record import (
 )
 from authz.revocation.redis.store import RedisStore
 from authz.settings import LogSettings, Settings, load_settings
+from authz.uses.ledger import Ledger
 
 PIPE_WIDTH = 1000
 """Columns where nobody looks on, so that a row is a line for grep and for a ticket."""
@@ -163,6 +165,8 @@ async def _explain(settings: Settings, extensions: Mapping[str, str], token: str
             verifier=verifier,
             revocations=known,
             policies=RoutePolicies(settings.fail_mode),
+            guards=all_guards(),
+            ledger=Ledger(None),
             recorder=_NoRecord(),
             clock=time.time,
         )
