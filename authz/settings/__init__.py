@@ -4,8 +4,8 @@ Values come from a YAML file and are overridden by `AUTHZ_…` variables (`__` b
 for lists): `AUTHZ_STORE__TIMEOUT=40ms`. A key that is not here is an error, in either place.
 Durations are numbers of seconds or text with a unit: `250ms`, `5s`, `10m`, `24h`, `7d`.
 
-`model.py` has them all, `issuers.py`, `store.py` and `sidecar.py` its sections, `load.py` reads
-them.
+`model.py` has them all; `issuers.py`, `store.py`, `sidecar.py`, `tokens.py` and `signing.py` its
+sections; `load.py` reads them.
 """
 
 from authz.settings.base import SettingsError
@@ -25,12 +25,14 @@ from authz.settings.sidecar import (
     ListenTlsSettings,
     LogSettings,
 )
+from authz.settings.signing import SigningSettings, VaultSettings
 from authz.settings.store import (
     StoreSettings,
     TlsSettings,
     store_credentials,
     store_url_parts,
 )
+from authz.settings.tokens import TokensSettings
 
 __all__ = [
     "ALGORITHMS",
@@ -51,8 +53,11 @@ __all__ = [
     "LogSettings",
     "Settings",
     "SettingsError",
+    "SigningSettings",
     "StoreSettings",
     "TlsSettings",
+    "TokensSettings",
+    "VaultSettings",
     "environment_values",
     "load_settings",
     "read_config_file",
