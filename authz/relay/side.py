@@ -16,6 +16,7 @@ from authz.revocation.record import tip_key
 from authz.revocation.redis.lane import ReadError, describe
 from authz.revocation.redis.nodes import Nodes
 from authz.revocation.redis.outage import Breaker
+from authz.revocation.redis.script import ScriptRunner
 from authz.revocation.redis.topology import Address, node_name
 from authz.revocation.redis.writer import Writer, Written
 from authz.settings import StoreSettings
@@ -156,7 +157,7 @@ class Target(Side):
         """`name`: of the cursors. SettingsError as `Side`."""
         super().__init__("to", settings)
         self._name = name
-        self._writer = Writer(settings, self.nodes)
+        self._writer = Writer(ScriptRunner(settings, self.nodes), settings.buckets)
 
     async def write(self, bucket: int, entries: Sequence[Entry]) -> Written:
         """As `Writer.write`: acknowledged as `store.wait_replicas` says. StoreError."""

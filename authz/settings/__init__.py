@@ -4,8 +4,8 @@ Values come from a YAML file and are overridden by `AUTHZ_…` variables (`__` b
 for lists): `AUTHZ_STORE__TIMEOUT=40ms`. A key that is not here is an error, in either place.
 Durations are numbers of seconds or text with a unit: `250ms`, `5s`, `10m`, `24h`, `7d`.
 
-`model.py` has them all, `issuers.py`, `store.py`, `sidecar.py` and `signing.py` its sections,
-`load.py` reads them.
+`model.py` has them all; `issuers.py`, `store.py`, `sidecar.py`, `tokens.py` and `signing.py` its
+sections; `load.py` reads them.
 """
 
 from authz.settings.base import SettingsError
@@ -32,6 +32,7 @@ from authz.settings.store import (
     store_credentials,
     store_url_parts,
 )
+from authz.settings.tokens import TokensSettings
 
 __all__ = [
     "ALGORITHMS",
@@ -53,6 +54,7 @@ __all__ = [
     "SigningSettings",
     "StoreSettings",
     "TlsSettings",
+    "TokensSettings",
     "VaultSettings",
     "environment_values",
     "load_settings",

@@ -18,6 +18,7 @@ from authz.settings.sidecar import (
     LogSettings,
 )
 from authz.settings.store import RelaySettings, StoreSettings
+from authz.settings.tokens import TokensSettings
 
 ENV_PREFIX = "AUTHZ_"
 ENV_NESTING = "__"
@@ -69,6 +70,8 @@ class Settings(BaseSettings):
     cache: CacheSettings = CacheSettings()
     feed: FeedSettings = FeedSettings()
     relay: RelaySettings = RelaySettings()
+    tokens: TokensSettings | None = None
+    """The token service. What only checks tokens needs none of it."""
     fail_mode: Literal["open", "closed"] = "open"
     """What becomes of a request when the store can't be asked and nothing is known locally."""
     audit: AuditSettings = AuditSettings()

@@ -15,6 +15,7 @@ from authz.revocation.redis.bulk import Bulk, ItemT, Outcome
 from authz.revocation.redis.lane import Lookup
 from authz.revocation.redis.nodes import Nodes
 from authz.revocation.redis.outage import Breaker
+from authz.revocation.redis.script import ScriptRunner
 from authz.revocation.redis.trace import NodeTracer
 from authz.revocation.redis.writer import Writer, Written
 from authz.revocation.store import Acknowledgement, TokenRevocation, Trace, UserRevocation
@@ -40,7 +41,10 @@ class RedisStore:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._nodes = Nodes(settings, make_breaker=make_breaker, learn=learn, observe=observe)
-        self._writer = Writer(settings, self._nodes)
+        self.scripts = ScriptRunner(settings, self._nodes)
+        """For what else is kept of users: scripts of a bucket, brought through as revocations are.
+        """
+        self._writer = Writer(self.scripts, settings.buckets)
         self._tracer = NodeTracer(self._nodes)
 
     def find(self, ref: TokenRef) -> asyncio.Future[Answer] | Unavailable:
