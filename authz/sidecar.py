@@ -74,6 +74,7 @@ class Sidecar:
             leeway=settings.leeway,
             buckets=settings.store.buckets,
             cache_size=settings.cache.tokens,
+            decryption=self._keys.decryption,
         )
         self._knowledge = Knowledge(
             revocations=settings.cache.revocations,
@@ -140,7 +141,7 @@ class Sidecar:
             uses=self._ledger,
             audit=self._audit,
             reconciler=self._reconciler,
-            keys=lambda: list(self._keys.by_issuer.values()),
+            keys=lambda: self._keys.all,
             loop_lag=self._heartbeat.lag,
             transport=settings.transport,
             clock=time.monotonic,

@@ -10,6 +10,8 @@ from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from authz.keys.keyset import KeySet
+
 ACCESS_TOKEN_TYPE = "at+jwt"  # noqa: S105  no secret
 """RFC 9068 section 2.1: the `typ` of a JWT access token."""
 
@@ -60,6 +62,9 @@ class SigningKeys(Protocol):
         """The public JWK Set (RFC 7517 section 5): the key that signs, those that will, and older
         ones whose tokens may still live. Without keys where a secret signs, or where none is known.
         """
+
+    def verification(self) -> KeySet:
+        """What this service's own tokens are verified with: the keys of `jwks`, or the secret."""
 
     async def refresh(self) -> None:
         """Read the keys anew now: somebody has changed them. Raises nothing."""

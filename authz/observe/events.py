@@ -68,6 +68,34 @@ KEYS_WATCH_FAILED: Final = _event(
     "keys_watch_failed", "changes of key files can't be watched; it is tried again"
 )
 
+# The keys that tokens are signed with
+SIGNING_KEYS_CHANGED: Final = _event(
+    "signing_keys_changed", "which key signs, or which are published, is another than before"
+)
+SIGNING_KEYS_FAILED: Final = _event(
+    "signing_keys_failed", "the signing keys could not be read; those known stay in use"
+)
+SIGNING_KEYS_RECOVERED: Final = _event(
+    "signing_keys_recovered", "the signing keys could be read again"
+)
+SIGNING_KEYS_CRASHED: Final = _event(
+    "signing_keys_crashed", "following the signing keys ended in an error of our own"
+)
+SIGNING_KEYS_EXPOSED: Final = _event(
+    "signing_keys_exposed", "others than the owner can read the file of private keys"
+)
+SIGNING_KEY_MADE: Final = _event(
+    "signing_key_made", "the next signing key is published; it signs in so many seconds"
+)
+SIGNING_KEY_NOT_MADE: Final = _event(
+    "signing_key_not_made", "it is time for the next signing key and it could not be made"
+)
+VAULT_LOGGED_IN: Final = _event("vault_logged_in", "Vault gave a token to sign and read keys with")
+VAULT_DOWN: Final = _event(
+    "vault_down", "Vault is sealed, slow or out of reach: tokens can't be signed by it"
+)
+VAULT_UP: Final = _event("vault_up", "Vault answers again")
+
 # The revocation store
 STORE_IN_MEMORY: Final = _event(
     "store_in_memory", "memory:// is for one process and for trying things out: nothing is kept"

@@ -227,20 +227,21 @@ RECONCILE_DROPPED = Metric(
 KEY_SET_AGE = Metric(
     "authz_key_set_age_seconds",
     "gauge",
-    "Since an issuer's keys were last read or fetched; absent until they first were.",
-    ("issuer",),
+    "Since an issuer's keys (use: sig, or enc to decrypt) were last read or fetched; absent until"
+    " they first were.",
+    ("issuer", "use"),
 )
 KEY_SET_FAILING = Metric(
     "authz_key_set_failing",
     "gauge",
     "1 while the last attempt to get an issuer's keys failed, else 0.",
-    ("issuer",),
+    ("issuer", "use"),
 )
 KEY_REFRESHES = Metric(
     "authz_key_refreshes_total",
     "counter",
     "Attempts to get an issuer's keys, by result (ok, failed).",
-    ("issuer", "result"),
+    ("issuer", "use", "result"),
 )
 
 LOOP_LAG = Metric(

@@ -10,8 +10,8 @@ sections; `load.py` reads them.
 
 from authz.settings.base import SettingsError
 from authz.settings.dpop import DpopSettings, NonceSettings, nonce_secret
-from authz.settings.issuers import IssuerSettings, KeySourceSettings
-from authz.settings.limits import ALGORITHMS, MAX_LEEWAY, MAX_LIFETIME
+from authz.settings.issuers import DecryptionSettings, IssuerSettings, KeySourceSettings
+from authz.settings.limits import ALGORITHMS, ENCRYPTION_ALGORITHMS, MAX_LEEWAY, MAX_LIFETIME
 from authz.settings.load import (
     CONFIG_VARIABLE,
     environment_values,
@@ -38,12 +38,14 @@ from authz.settings.tokens import TokensSettings
 __all__ = [
     "ALGORITHMS",
     "CONFIG_VARIABLE",
+    "ENCRYPTION_ALGORITHMS",
     "ENV_NESTING",
     "ENV_PREFIX",
     "MAX_LEEWAY",
     "MAX_LIFETIME",
     "AuditSettings",
     "CacheSettings",
+    "DecryptionSettings",
     "DpopSettings",
     "FeedSettings",
     "IssuerSettings",

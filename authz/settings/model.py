@@ -33,7 +33,6 @@ def _credential(value: str) -> str:
     return f"header:{name.lower()}" if kind == "header" else value
 
 
-
 class Settings(BaseSettings):
     """The whole configuration. `load_settings` is the way to make one."""
 

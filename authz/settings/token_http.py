@@ -57,7 +57,11 @@ class ExchangeSettings(Section):
             msg = "issuers: one is configured twice"
             raise ValueError(msg)
         # Also where one begins with another: `a` + `bob` and `ab` + `ob` are the same.
-        if any(a.startswith(b) for i, a in enumerate(prefixes) for b in prefixes[:i] + prefixes[i + 1 :]):
+        if any(
+            a.startswith(b)
+            for i, a in enumerate(prefixes)
+            for b in prefixes[:i] + prefixes[i + 1 :]
+        ):
             msg = "issuers: no subject_prefix may begin with another's, or two users could be one"
             raise ValueError(msg)
         return self

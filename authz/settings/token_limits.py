@@ -16,7 +16,9 @@ RATE = re.compile(r"([1-9]\d*)/(second|minute|hour|day)")
 def _rate(value: str) -> str:
     found = RATE.fullmatch(value)
     if found is None or int(found[1]) > MAX_RATE:
-        msg = f"{value!r}: write a number and second, minute, hour or day: 60/minute; null: no limit"
+        msg = (
+            f"{value!r}: write a number and second, minute, hour or day: 60/minute; null: no limit"
+        )
         raise ValueError(msg)
     return value
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from authz.keys.issuing.schedule import KeyTimes
 from authz.keys.jwk import codec
+from authz.keys.keyset import VerificationKey
 from authz.keys.signer import Signer
 from authz.keys.signing import SigningKey
 
@@ -17,6 +18,7 @@ class HeldKey:
 
     times: KeyTimes
     signer: Signer = field(repr=False)
+    verifies: VerificationKey
     public: dict[str, Any] | None
     """The public JWK. None: a secret, of which nothing is published."""
 
@@ -24,18 +26,29 @@ class HeldKey:
 class KeyStore(Protocol):
     """Where keys are kept. Its methods raise KeySourceError, whose text is one line."""
 
-    setting: str
-    """By which it was chosen: `key_file`, `vault.key`, …"""
-    where: str
-    """For people, without credentials."""
-    remote: bool
-    """It may be out of reach for a while."""
-    rotates: bool
-    """`rotate` and `withdraw` work."""
-    watched: Path | None
-    """The file whose change means that there is something to read."""
-    read_every: float
-    """Seconds after which it is read without being asked to."""
+    @property
+    def setting(self) -> str:
+        """By which it was chosen: `key_file`, `vault.key`, …"""
+
+    @property
+    def where(self) -> str:
+        """For people, without credentials."""
+
+    @property
+    def remote(self) -> bool:
+        """It may be out of reach for a while."""
+
+    @property
+    def rotates(self) -> bool:
+        """`rotate` and `withdraw` work."""
+
+    @property
+    def watched(self) -> Path | None:
+        """The file whose change means that there is something to read."""
+
+    @property
+    def read_every(self) -> float:
+        """Seconds after which it is read without being asked to."""
 
     async def read(self) -> Sequence[HeldKey]:
         """All keys, in the order that `schedule.plan` wants. None where there is none."""

@@ -70,7 +70,9 @@ def plan(keys: Sequence[KeyTimes], now: float, *, retain: float = RETAIN) -> Pla
 
 def in_order(keys: Sequence[KeyTimes]) -> list[KeyTimes]:
     """The oldest first, the staged last. `keys` as for `plan`."""
-    return sorted(reversed(keys), key=_begin)
+    earliest_first = list(reversed(keys))
+    earliest_first.sort(key=_begin)  # stable: of equal moments the file's order decides
+    return earliest_first
 
 
 def rotation_due(

@@ -51,9 +51,7 @@ class SecretHasher:
     """Compares secrets with their hashes. Close it."""
 
     def __init__(self) -> None:
-        self._argon2 = PasswordHasher(
-            time_cost=PASSES, memory_cost=MEMORY_KIB, parallelism=LANES
-        )
+        self._argon2 = PasswordHasher(time_cost=PASSES, memory_cost=MEMORY_KIB, parallelism=LANES)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="argon2")
         self._waiting = 0
         # Keyed with a secret of this process: what is in its memory is of no use elsewhere.

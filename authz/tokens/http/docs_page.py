@@ -29,7 +29,9 @@ code { font-family: ui-monospace, monospace; background: #f6f8fa; padding: 0 .2r
 
 _STYLE_HASH = b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 
-CSP = f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; frame-ancestors 'none'"
+CSP = (
+    f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; frame-ancestors 'none'"
+)
 
 
 def docs_response(description: dict[str, Any]) -> Response:
@@ -66,8 +68,7 @@ def _operation(
         fields = content["schema"]["properties"]
         needed = content["schema"].get("required", [])
         names = ", ".join(
-            f"<code>{escape(name)}</code>{' (needed)' if name in needed else ''}"
-            for name in fields
+            f"<code>{escape(name)}</code>{' (needed)' if name in needed else ''}" for name in fields
         )
         yield f"<p>A form, <code>{escape(kind)}</code>: {names}.</p>"
     yield "<table><tr><th>status</th><th>answer</th></tr>"

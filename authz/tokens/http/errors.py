@@ -1,12 +1,12 @@
 """What is answered instead of what was asked for: RFC 6749 section 5.2, for every status.
 
-    OAuthError                  status, `error`, `error_description`, headers
-    ├── 400 invalid_request, invalid_grant, unauthorized_client, unsupported_grant_type,
-    │       invalid_scope, invalid_target (RFC 8707), invalid_dpop_proof, use_dpop_nonce (RFC 9449)
-    ├── 401 invalid_client; invalid_token and insufficient_scope (RFC 6750) where a token is shown
-    ├── 404, 405, 413, 415      of HTTP, in the same form
-    ├── 429 too_many_requests   with Retry-After
-    └── 500 server_error, 503 temporarily_unavailable with Retry-After
+OAuthError                  status, `error`, `error_description`, headers
+├── 400 invalid_request, invalid_grant, unauthorized_client, unsupported_grant_type,
+│       invalid_scope, invalid_target (RFC 8707), invalid_dpop_proof, use_dpop_nonce (RFC 9449)
+├── 401 invalid_client; invalid_token and insufficient_scope (RFC 6750) where a token is shown
+├── 404, 405, 413, 415      of HTTP, in the same form
+├── 429 too_many_requests   with Retry-After
+└── 500 server_error, 503 temporarily_unavailable with Retry-After
 """
 
 import math
@@ -18,7 +18,7 @@ RETRY_AFTER: Final = 2
 """Seconds that a client is asked to wait where nobody knows how long it takes: a failover of Redis
 takes about as long."""
 
-_NOT_ALLOWED = re.compile(r'[^\x20-\x21\x23-\x5b\x5d-\x7e]')
+_NOT_ALLOWED = re.compile(r"[^\x20-\x21\x23-\x5b\x5d-\x7e]")
 """What RFC 6749 section 5.2 keeps out of `error_description`."""
 
 

@@ -36,9 +36,7 @@ async def list_sessions(parts: Parts, request: Request, subject: str) -> Respons
     """OAuthError, StoreError."""
     asker = await _asker(parts, request, subject)
     found = await parts.tokens.sessions(subject, parts.clock())
-    sessions = [
-        {**_shown(asdict(one)), "current": one.sid == asker.sid} for one in found
-    ]
+    sessions = [{**_shown(asdict(one)), "current": one.sid == asker.sid} for one in found]
     return JSONResponse({"sessions": sessions})
 
 
