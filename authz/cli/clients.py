@@ -95,9 +95,7 @@ def clients() -> None:
     help="Whom its tokens may be for.  [default: all of tokens.audiences]",
 )
 @click.option("--public", is_flag=True, help="It can keep no secret: an app, a page.")
-@click.option(
-    "--cookies", is_flag=True, help="Its tokens go into cookies: a browser's application."
-)
+@click.option("--cookies", is_flag=True, help="Its tokens go into cookies: a browser's app.")
 @click.option("--may-exchange", is_flag=True, help="A login service: it says who its users are.")
 @click.option("--jwks", type=FILE, help="The public keys with which it says so: a JWK Set.")
 @click.option("--may-introspect", is_flag=True, help="It may look at tokens of other clients.")

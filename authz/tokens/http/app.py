@@ -158,26 +158,26 @@ def _handle_failures(app: FastAPI, parts: Parts) -> None:
         return JSONResponse(error.body, error.status, headers=error.headers)
 
     @app.exception_handler(OAuthError)
-    async def oauth_error(request: Request, error: OAuthError) -> Response:
+    async def oauth_error(_: Request, error: OAuthError) -> Response:
         return refuse(error)
 
     @app.exception_handler(StoreError)
-    async def store_error(request: Request, error: StoreError) -> Response:
+    async def store_error(_: Request, error: StoreError) -> Response:
         log.warning(events.TOKENS_STORE_FAILED, error=str(error))
         return refuse(unavailable("store"))
 
     @app.exception_handler(SigningUnavailableError)
-    async def signing_error(request: Request, error: SigningUnavailableError) -> Response:
+    async def signing_error(_: Request, error: SigningUnavailableError) -> Response:
         return refuse(unavailable("signing", error.retry_after))
 
     @app.exception_handler(HTTPException)
-    async def http_error(request: Request, error: HTTPException) -> Response:
+    async def http_error(_: Request, error: HTTPException) -> Response:
         answer = of_status(error.status_code)
         answer.headers.update(error.headers or {})
         return refuse(answer)
 
     @app.exception_handler(RequestValidationError)
-    async def validation_error(request: Request, error: RequestValidationError) -> Response:
+    async def validation_error(_: Request, __: RequestValidationError) -> Response:
         return refuse(of_status(400))
 
 

@@ -55,9 +55,9 @@ class Authenticator:
         await self._throttle.look("failures_address", address)
         shown = _shown(request, form)
         client = await self._clients.get(shown.client_id)
-        if await self._fits(shown, client):
-            if client is not None and not client.disabled:
-                return client
+        fits = await self._fits(shown, client)
+        if fits and client is not None and not client.disabled:
+            return client
         await self._throttle.note("failures_client", shown.client_id)
         await self._throttle.note("failures_address", address)
         raise invalid_client(_WRONG)

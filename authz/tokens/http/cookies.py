@@ -1,15 +1,14 @@
 """Tokens in cookies, for applications in a browser: no script can read them.
 
-The access token's cookie is `__Host-access`, which the sidecar looks for. The refresh token's goes to
-OAuth's endpoints alone, so that no application behind Envoy ever sees it; a `__Host-` name would
+The access token's cookie is `__Host-access`, which the sidecar looks for. The refresh token's goes
+to OAuth's endpoints alone, so that no application behind Envoy ever sees it; a `__Host-` name would
 demand the path `/`. Both are HttpOnly and Secure, and the refresh token's is SameSite=Strict.
 
-SameSite lets pages of sibling domains through (`shop.example` and `blog.example`'s parent), so who
+SameSite lets pages of sibling domains through (`a.shop.example` and `b.shop.example`), so whoever
 refreshes or logs out with a cookie must also come from the issuer's own origin, or a trusted one.
 """
 
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -89,9 +88,3 @@ def _cookies(request: Request, name: str) -> Iterator[str]:
             key, _, value = pair.strip().partition("=")
             if key == name and value:
                 yield value
-
-
-def origin_of(url: str) -> str:
-    """RFC 6454 section 6.2, of an http(s) URL."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}".lower()

@@ -57,8 +57,6 @@ class Parts:
     subjects: Subjects
     proofs: Proofs
     keys: SigningKeys
-    encrypt: Callable[[str, tuple[str, ...]], str]
-    """An access token for these audiences, encrypted where one of them wants it."""
     settings: TokensSettings
     paths: Paths
     figures: Figures

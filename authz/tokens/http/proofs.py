@@ -1,4 +1,4 @@
-"""Proofs of possession at the endpoints (DPoP, RFC 9449 section 5): whose key a token is bound to."""
+"""Proofs of possession (DPoP, RFC 9449 section 5): to whose key a token is bound."""
 
 import binascii
 from collections.abc import Awaitable, Mapping

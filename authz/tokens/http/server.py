@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import h11
+import structlog
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from authz.addresses import split_host_port
+from authz.observe import events
 from authz.settings import SettingsError
 from authz.settings.token_http import TokensTlsSettings
 
@@ -38,6 +40,8 @@ MAX_CONNECTIONS = 4096
 """At a time. Each takes about 10 KiB; the usual limit of descriptors is 1024 to 1048576."""
 
 BACKLOG = 1024
+
+log = structlog.get_logger(__name__)
 
 
 class _Protocol(H11Protocol):
@@ -92,6 +96,16 @@ class _Protocol(H11Protocol):
 
 
 class _Uvicorn(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = asyncio.Event()
+        """Connections are taken."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say so."""
+        await super().startup(sockets)
+        self.up.set()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
         """Signals are the process's business."""
@@ -107,7 +121,8 @@ class HttpServer:
         """`listen`: `host:port` or `unix:/path`. `drain`: seconds that answers under way may take
         at the stop. SettingsError: the certificate can't be used.
         """
-        self._listen = listen
+        self.listen = listen
+        self._tls = tls
         self._drain = drain
         options: dict[str, Any] = {}
         if tls is not None:
@@ -138,17 +153,18 @@ class HttpServer:
     async def start(self) -> None:
         """Listen. Returns when connections are taken. SettingsError: the address can't be had."""
         try:
-            self._socket = _bind(self._listen)
+            self._socket = _bind(self.listen)
         except OSError as error:
             reason = error.strerror or error
-            raise SettingsError(f"tokens.listen: {self._listen}: {reason}") from None
+            raise SettingsError(f"tokens.listen: {self.listen}: {reason}") from None
         self._serving = asyncio.create_task(
             self._server.serve(sockets=[self._socket]), name="tokens: http"
         )
-        while not self._server.started and not self._serving.done():
-            await asyncio.sleep(0)
+        up = asyncio.ensure_future(self._server.up.wait())
+        await asyncio.wait({up, self._serving}, return_when=asyncio.FIRST_COMPLETED)
+        up.cancel()
         if self._serving.done():
-            await self._serving
+            await self._serving  # raises what went wrong
 
     @property
     def ended(self) -> asyncio.Future[None]:
@@ -156,6 +172,16 @@ class HttpServer:
         if self._serving is None:
             raise RuntimeError("not started")
         return self._serving
+
+    def reload_tls(self) -> None:
+        """Read the certificate again; connections that there are keep theirs."""
+        if self._tls is None or self._config.ssl is None:
+            return
+        try:
+            self._config.ssl.load_cert_chain(self._tls.cert_file, self._tls.key_file)
+        except OSError as error:  # ssl.SSLError is one
+            reason = error.strerror or str(error)
+            log.error(events.LISTEN_TLS_UNUSABLE, error=reason)  # noqa: TRY400  no traceback
 
     async def stop(self) -> None:
         """Take no more connections; answers under way end within the time to drain."""
@@ -165,8 +191,9 @@ class HttpServer:
         await asyncio.wait([self._serving], timeout=self._drain + 2)
         self._serving.cancel()
         await asyncio.gather(self._serving, return_exceptions=True)
-        if self._listen.startswith("unix:"):
-            Path(self._listen.removeprefix("unix:")).unlink(missing_ok=True)
+        if self.listen.startswith("unix:"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.listen.removeprefix("unix:"))  # noqa: PTH108  at once, at the stop
 
 
 def _bind(listen: str) -> socket.socket:

@@ -51,7 +51,10 @@ class TokenEndpoint:
         self._cookies = cookies
 
     async def answer(self, request: Request) -> Response:
-        """The tokens, in the body or in cookies. OAuthError, StoreError, SigningUnavailableError."""
+        """The tokens, in the body or in cookies.
+
+        OAuthError, StoreError, SigningUnavailableError.
+        """
         parts = self._parts
         address = parts.address(request)
         form = await read_form(request)
