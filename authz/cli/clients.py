@@ -123,7 +123,7 @@ def add(
     Examples:
       authz clients add billing --grant client_credentials --scope orders:read --audience api
       authz clients add login --grant token_exchange --may-exchange --jwks login.jwks.json
-      authz clients add app --public --grant token_exchange --grant refresh_token --scope orders:read
+      authz clients add app --public --grant token_exchange --grant refresh_token --scope read
     """
     settings = load_settings(config, IssuerlessSettings)
     secret = None if public else new_secret()

@@ -49,7 +49,7 @@ class TokenMetrics(Collector):
     def collect(self) -> Iterator[Family]:
         """All families, as `names.TOKEN_METRICS` lists them, and the process' own."""
         figures, limiter = self._figures, self._limiter
-        yield _family(names.TOKEN_REQUESTS, dict(figures.requests))
+        yield _family(names.TOKEN_REQUESTS, {**figures.requests})
         yield _histogram(names.TOKEN_REQUEST_DURATION, figures.duration)
         yield _family(names.TOKENS_ISSUED, _by_one(figures.issued))
         yield _family(names.TOKEN_ERRORS, _by_one(figures.errors))

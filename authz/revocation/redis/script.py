@@ -135,9 +135,10 @@ class ScriptRunner:
                 pipeline.execute_command(*command)
             return await pipeline.execute()
 
-        return await self._bring_through(
-            lambda: self._at_primary(bucket, call), "the store could not be asked: {}"
-        )
+        async def attempt() -> list[Any]:
+            return await self._at_primary(bucket, call)
+
+        return await self._bring_through(attempt, "the store could not be asked: {}")
 
     async def _bring_through(self, attempt: Callable[[], Awaitable[T]], problem: str) -> T:
         """Attempt after attempt, within `write_timeout`."""

@@ -104,7 +104,7 @@ class SecretHasher:
         """On a thread."""
         self.hashes += 1
         try:
-            return self._argon2.verify(stored, secret)
+            return self._argon2.verify(stored, secret.encode(errors="surrogatepass"))
         except (VerificationError, InvalidHashError):
             return False
 

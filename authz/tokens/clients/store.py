@@ -95,7 +95,7 @@ class RedisClients:
         return bucket, f"jwt:{{{bucket}}}:client:{name}"
 
 
-def _load(text: bytes, expected: str | None = None) -> Client:
+def _load(text: bytes | str, expected: str | None = None) -> Client:
     try:
         client = Client.load(text)
     except BadClientError as error:

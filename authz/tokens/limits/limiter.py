@@ -48,7 +48,7 @@ class Limiter:
         self._rates: dict[str, RateLimitItem] = {
             name: parse(rate) for name, rate in settings if rate is not None
         }
-        self._shared = shared and SlidingWindowCounterRateLimiter(shared)
+        self._shared = None if shared is None else SlidingWindowCounterRateLimiter(shared)
         self._memory = MemoryStorage()
         self._local = SlidingWindowCounterRateLimiter(self._memory)
         self._ask_again_at = 0.0
