@@ -96,6 +96,14 @@ VAULT_DOWN: Final = _event(
 )
 VAULT_UP: Final = _event("vault_up", "Vault answers again")
 
+# Users' sessions
+REFRESH_REUSED: Final = _event(
+    "refresh_reused", "a refresh token that had been used before was presented: its session is over"
+)
+SESSION_UNREADABLE: Final = _event(
+    "session_unreadable", "a user's sessions hold something that is none; it is cleared away"
+)
+
 # The revocation store
 STORE_IN_MEMORY: Final = _event(
     "store_in_memory", "memory:// is for one process and for trying things out: nothing is kept"
