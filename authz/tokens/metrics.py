@@ -49,7 +49,7 @@ class TokenMetrics(Collector):
     def collect(self) -> Iterator[Family]:
         """All families, as `names.TOKEN_METRICS` lists them, and the process' own."""
         figures, limiter = self._figures, self._limiter
-        yield _family(names.TOKEN_REQUESTS, {**figures.requests})
+        yield _family(names.TOKEN_REQUESTS, _by_two(figures.requests))
         yield _histogram(names.TOKEN_REQUEST_DURATION, figures.duration)
         yield _family(names.TOKENS_ISSUED, _by_one(figures.issued))
         yield _family(names.TOKEN_ERRORS, _by_one(figures.errors))
@@ -63,6 +63,10 @@ class TokenMetrics(Collector):
 
 def _by_one(values: Mapping[str, int]) -> dict[tuple[str, ...], float]:
     return {(name,): value for name, value in list(values.items())}
+
+
+def _by_two(values: Mapping[tuple[str, str], int]) -> dict[tuple[str, ...], float]:
+    return dict(list(values.items()))
 
 
 def _family(metric: names.Metric, values: Mapping[tuple[str, ...], float]) -> Family:

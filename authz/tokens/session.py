@@ -141,7 +141,9 @@ class Session:
                 bound=bool(value.get("bound")),
                 family=None
                 if refresh is None
-                else Family(*map(_text, refresh[:3]), grace_until=float(refresh[3])),
+                else Family(
+                    _text(refresh[0]), _text(refresh[1]), _text(refresh[2]), float(refresh[3])
+                ),
             )
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as bad:
             raise SessionError(f"not a session: {type(bad).__name__}") from None

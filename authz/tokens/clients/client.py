@@ -7,7 +7,9 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Self
+from typing import Any
+
+from pydantic import TypeAdapter
 
 CLIENT_CREDENTIALS = "client_credentials"
 REFRESH_TOKEN = "refresh_token"  # noqa: S105  the name of a grant
@@ -80,7 +82,7 @@ class Client:
     def public(self) -> bool:
         return not self.secrets
 
-    def check(self) -> Self:
+    def check(self) -> "Client":
         """The same, if it makes sense. BadClientError says why not."""
         if not _ID.fullmatch(self.id):
             raise BadClientError(
@@ -133,17 +135,21 @@ class Client:
         return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
 
     @classmethod
-    def load(cls, text: str | bytes) -> Self:
+    def load(cls, text: str | bytes) -> "Client":
         """BadClientError: it is no client's record, or one of another version."""
         try:
             record = json.loads(text)
             if set(record) != {one.name for one in fields(cls)}:
                 raise BadClientError("the record has other fields than this version knows")
-            secrets = tuple(Secret(**one) for one in record.pop("secrets"))
-            lists = {
-                name: tuple(record.pop(name)) for name in ("grants", "scopes", "audiences", "keys")
-            }
-            client = cls(secrets=secrets, **lists, **record)
-        except (ValueError, TypeError, KeyError, RecursionError):
+            client = _RECORD.validate_json(text, strict=True)
+        except (
+            ValueError,
+            TypeError,
+            RecursionError,
+        ):  # pydantic's ValidationError is a ValueError
             raise BadClientError("the record is not a client's") from None
         return client.check()
+
+
+_RECORD = TypeAdapter(Client)
+"""Reads each field as the type that it has, and nothing as another."""
