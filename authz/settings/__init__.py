@@ -9,6 +9,7 @@ sections; `load.py` reads them.
 """
 
 from authz.settings.base import SettingsError
+from authz.settings.encryption import EncryptionSettings
 from authz.settings.issuers import DecryptionSettings, IssuerSettings, KeySourceSettings
 from authz.settings.limits import ALGORITHMS, ENCRYPTION_ALGORITHMS, MAX_LEEWAY, MAX_LIFETIME
 from authz.settings.load import (
@@ -45,6 +46,7 @@ __all__ = [
     "AuditSettings",
     "CacheSettings",
     "DecryptionSettings",
+    "EncryptionSettings",
     "FeedSettings",
     "IssuerSettings",
     "IssuerlessSettings",
