@@ -46,7 +46,9 @@ ACCEPT_FAILED: Final = _event(
 )
 
 # Keys
-KEYS_CHANGED: Final = _event("keys_changed", "an issuer's key set is another one than before")
+KEYS_CHANGED: Final = _event(
+    "keys_changed", "the key set of an issuer, or of an audience, is another one than before"
+)
 KEYS_EMPTY: Final = _event("keys_empty", "an issuer's key set has no key: all its tokens fail")
 KEYS_QUESTIONABLE: Final = _event("keys_questionable", "a key of the set was left out, and why")
 KEYS_FETCHED_IN_THE_CLEAR: Final = _event(

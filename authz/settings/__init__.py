@@ -10,6 +10,7 @@ sections; `load.py` reads them.
 
 from authz.settings.base import SettingsError
 from authz.settings.dpop import DpopSettings, NonceSettings, nonce_secret
+from authz.settings.encryption import EncryptionSettings
 from authz.settings.issuers import DecryptionSettings, IssuerSettings, KeySourceSettings
 from authz.settings.limits import ALGORITHMS, ENCRYPTION_ALGORITHMS, MAX_LEEWAY, MAX_LIFETIME
 from authz.settings.load import (
@@ -47,6 +48,7 @@ __all__ = [
     "CacheSettings",
     "DecryptionSettings",
     "DpopSettings",
+    "EncryptionSettings",
     "FeedSettings",
     "IssuerSettings",
     "IssuerlessSettings",

@@ -24,7 +24,7 @@ class CookieSettings(Section):
 
     same_site: Literal["strict", "lax"] = "strict"
     """Of the access token's cookie. The refresh token's is always `Strict`."""
-    trusted_origins: list[str] = []  # noqa: RUF012  pydantic copies it
+    trusted_origins: list[str] = Field(default=[])
     """Origins whose pages may refresh and log out, besides the issuer's own."""
 
     @model_validator(mode="after")
@@ -45,7 +45,7 @@ class TrustedIssuerSettings(IssuerSettings):
 
 
 class ExchangeSettings(Section):
-    issuers: list[TrustedIssuerSettings] = []  # noqa: RUF012  pydantic copies it
+    issuers: list[TrustedIssuerSettings] = Field(default=[])
     max_assertion_lifetime: Annotated[Duration, Field(gt=0, le=3600)] = 300.0
     """`exp - iat` at most, of what a login service signs itself."""
 

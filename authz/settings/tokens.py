@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, model_validator
 from authz.addresses import require_http_url
 from authz.durations import Duration
 from authz.settings.base import ListenAddress, Section
+from authz.settings.encryption import EncryptionSettings
 from authz.settings.limits import MAX_LIFETIME
 from authz.settings.signing import SigningSettings
 from authz.settings.token_http import (
@@ -65,6 +66,9 @@ class TokensSettings(Section):
     cookies: CookieSettings = CookieSettings()
     exchange: ExchangeSettings = ExchangeSettings()
     limits: TokenLimitsSettings = TokenLimitsSettings()
+    encryption: list[EncryptionSettings] = Field(default=[])
+    """Audiences whose tokens are encrypted. A token for several is issued only where all of them
+    want the same."""
 
     @model_validator(mode="after")
     def _the_shorter_within_the_longer(self) -> Self:
@@ -74,4 +78,16 @@ class TokensSettings(Section):
         if self.access_lifetime > self.refresh_lifetime:
             msg = "access_lifetime: is longer than refresh_lifetime"
             raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _encrypted_for_known_audiences(self) -> Self:
+        names = [one.audience for one in self.encryption]
+        for name in names:
+            if name not in self.audiences:
+                msg = f"encryption: {name!r} is none of audiences"
+                raise ValueError(msg)
+            if names.count(name) > 1:
+                msg = f"encryption: {name!r} is given twice"
+                raise ValueError(msg)
         return self
