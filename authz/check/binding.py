@@ -1,17 +1,30 @@
 """Tokens that are bound to their holder (`cnf`), of no use to whoever else has them."""
 
+from authz.check.certificate import certificate_thumbprint
 from authz.check.guard import Presented
 from authz.check.verdict import Reason, Verdict, deny
 
 
 class BindingGuard:
-    """Refuses a bound token that came without what it is bound to."""
+    """Refuses a bound token that came without what it is bound to, and, where the route demands
+    one, a token that is bound to nothing.
+    """
+
+    name = "binding"
 
     def look(self, presented: Presented) -> Verdict | None:
         """As `Guard.look`."""
         verified = presented.verified
-        if verified.confirmation is None:
+        confirmation = verified.confirmation
+        if confirmation is None:
             if presented.policy.bound:
                 return deny(Reason.BINDING_REQUIRED, identity=verified.identity)
             return None
-        return deny(Reason.BINDING_MISMATCH, identity=verified.identity)
+        if confirmation.certificate is not None and confirmation.certificate != (
+            certificate_thumbprint(presented.request.certificate)
+        ):
+            return deny(Reason.BINDING_MISMATCH, identity=verified.identity)
+        if confirmation.jkt is not None and presented.credential.scheme != "dpop":
+            # RFC 9449 section 7.1: not as a bearer token. The proof is another guard's.
+            return deny(Reason.BINDING_MISMATCH, identity=verified.identity)
+        return None

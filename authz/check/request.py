@@ -8,6 +8,8 @@ OWN_HEADER_PREFIX = "x-authz-"
 """Headers that only authz may set. Whatever a client sends under this prefix is removed."""
 
 REQUEST_ID_HEADER = "x-request-id"
+FORWARDED_PROTO_HEADER = "x-forwarded-proto"
+"""By which protocol the client came, as Envoy saw it or believes the hop before."""
 
 
 class CheckRequest(Protocol):

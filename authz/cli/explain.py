@@ -162,7 +162,7 @@ async def _explain(settings: Settings, extensions: Mapping[str, str], token: str
             verifier=verifier,
             revocations=known,
             policies=RoutePolicies(settings.fail_mode),
-            guards=all_guards(),
+            guards=all_guards(settings),
             ledger=Ledger(None),
             recorder=_NoRecord(),
             clock=time.time,

@@ -221,6 +221,7 @@ class Metrics(Collector):
         lookups: Mapping[str, int],
         store_latency: Histogram,
         store: StoreFigures | None,
+        exposed: Mapping[str, int],
         audit: AuditFigures,
         reconciler: ReconcilerFigures,
         keys: Callable[[], Iterable[KeyRingFigures]],
@@ -231,6 +232,7 @@ class Metrics(Collector):
         """`connections`: None where the transport counts nothing.
         `fail_opens`: by cause (`FailOpenRecorder.fail_opens`). `lookups`: by result
         (`Revocations.results`). `store`, `feed`: None for `memory://`.
+        `exposed`: by result (`ExposedTokens.results`), empty where none is revoked.
         `keys`: the key rings of now.
         `loop_lag`: `Heartbeat.lag`. `clock`: the monotonic seconds that `KeyRing.age` takes.
         """
@@ -244,6 +246,7 @@ class Metrics(Collector):
         self._lookups = lookups
         self._store_latency = store_latency
         self._store = store
+        self._exposed = exposed
         self._audit = audit
         self._reconciler = reconciler
         self._keys = keys
@@ -354,6 +357,7 @@ class Metrics(Collector):
         )
         refreshes = {} if self._store is None else {(): self._store.topology_refreshes}
         yield _counter(names.STORE_TOPOLOGY_REFRESHES, refreshes)
+        yield _counter(names.EXPOSED_TOKENS, _by_one_label(self._exposed))
 
     def _collect_audit(self) -> Iterator[Family]:
         yield _counter(names.AUDIT_RECORDS, {(): self._audit.written})

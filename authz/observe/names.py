@@ -172,6 +172,14 @@ STORE_TOPOLOGY_REFRESHES = Metric(
     "How often the map of the cluster was read.",
 )
 
+EXPOSED_TOKENS = Metric(
+    "authz_exposed_tokens_total",
+    "counter",
+    "Tokens that came in the clear, by what became of them: revoked, failed (and repeated), "
+    "dropped.",
+    ("result",),
+)
+
 AUDIT_RECORDS = Metric("authz_audit_records_total", "counter", "Audit records written.")
 AUDIT_LATE = Metric(
     "authz_audit_late_records_total",
