@@ -18,6 +18,7 @@ from authz.audit.recorder import FailOpenRecorder
 from authz.check.authorizer import Authorizer
 from authz.check.credentials import CredentialFinder
 from authz.check.guards import all_guards
+from authz.check.nonce import Nonces
 from authz.check.policy import RoutePolicies
 from authz.check.verifier import Verifier
 from authz.envoy_api.open import CheckServer, open_server
@@ -42,7 +43,7 @@ from authz.revocation.known.knowledge import Knowledge
 from authz.revocation.memory import MemoryStore
 from authz.revocation.open import open_store
 from authz.revocation.view import Revocations
-from authz.settings import Settings
+from authz.settings import Settings, nonce_secret
 from authz.uses.ledger import Ledger
 
 log = structlog.get_logger(__name__)
@@ -99,6 +100,7 @@ class Sidecar:
             )
         )
         self._revocations.use(self._store, None if self._feed is None else self._feed.remembers)
+        self._ledger = Ledger(None if isinstance(self._store, MemoryStore) else self._store)
         self._audit = AuditLog(settings.audit)
         pending = Pending()
         recorder = FailOpenRecorder(
@@ -120,9 +122,11 @@ class Sidecar:
             revocations=self._revocations,
             policies=RoutePolicies(settings.fail_mode, require_https=settings.require_https),
             guards=all_guards(
-                settings, exposed=None if self._exposed is None else self._exposed.tell
+                settings,
+                exposed=None if self._exposed is None else self._exposed.tell,
+                nonces=_nonces(settings),
             ),
-            ledger=Ledger(None),
+            ledger=self._ledger,
             recorder=recorder,
             clock=time.time,
         )
@@ -141,6 +145,7 @@ class Sidecar:
             lookups=self._revocations.results,
             store_latency=store_counters.latency,
             store=None if isinstance(self._store, MemoryStore) else self._store,
+            uses=self._ledger,
             exposed={} if self._exposed is None else self._exposed.results,
             audit=self._audit,
             reconciler=self._reconciler,
@@ -237,6 +242,7 @@ class Sidecar:
             else {"waiting": self._exposed.waiting, **self._exposed.results},
             "feed": None if self._feed is None else self._feed.status(),
             "store": self._store.status(),
+            "uses": {"remembered": self._ledger.here.size, **self._ledger.results},
             "keys": self._keys.status(),
             "audit": self._audit.status(),
             "reconciler": self._reconciler.status(),
@@ -248,6 +254,12 @@ class Sidecar:
         if path is None or isinstance(self._store, MemoryStore):
             return None
         return partial(recall, path, self._audit.instance, self._settings.store.buckets)
+
+
+def _nonces(settings: Settings) -> Nonces | None:
+    """SettingsError: the secret can't be used."""
+    nonce = settings.dpop.nonce
+    return None if nonce is None else Nonces(nonce_secret(nonce), nonce.lifetime)
 
 
 async def _serve(settings: Settings) -> None:

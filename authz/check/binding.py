@@ -6,8 +6,8 @@ from authz.check.verdict import Reason, Verdict, deny
 
 
 class BindingGuard:
-    """Refuses a bound token that came without what it is bound to, and, where the route demands
-    one, a token that is bound to nothing.
+    """Refuses a token that came without the certificate it is bound to, and one that is bound to
+    nothing where the route demands that. Keys are another guard's.
     """
 
     name = "binding"
@@ -23,8 +23,5 @@ class BindingGuard:
         if confirmation.certificate is not None and confirmation.certificate != (
             certificate_thumbprint(presented.request.certificate)
         ):
-            return deny(Reason.BINDING_MISMATCH, identity=verified.identity)
-        if confirmation.jkt is not None and presented.credential.scheme != "dpop":
-            # RFC 9449 section 7.1: not as a bearer token. The proof is another guard's.
             return deny(Reason.BINDING_MISMATCH, identity=verified.identity)
         return None

@@ -11,6 +11,9 @@ REQUEST_ID_HEADER = "x-request-id"
 FORWARDED_PROTO_HEADER = "x-forwarded-proto"
 """By which protocol the client came, as Envoy saw it or believes the hop before."""
 
+PROOF_HEADER = "dpop"
+"""RFC 9449 section 4.1."""
+
 
 class CheckRequest(Protocol):
     """One HTTP request, as Envoy describes it (AttributeContext.HttpRequest and Peer).

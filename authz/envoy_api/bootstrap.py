@@ -41,7 +41,7 @@ from envoy_data_plane.google.protobuf import Struct
 from authz.addresses import split_host_port
 from authz.check.csrf import CSRF_HEADERS
 from authz.check.policy import RoutePolicies
-from authz.check.request import FORWARDED_PROTO_HEADER, REQUEST_ID_HEADER
+from authz.check.request import FORWARDED_PROTO_HEADER, PROOF_HEADER, REQUEST_ID_HEADER
 from authz.envoy_api.bootstrap_tls import DownstreamTls, transport_socket
 from authz.settings import Settings
 
@@ -173,7 +173,7 @@ def allowed_headers(
     policies = RoutePolicies(settings.fail_mode, require_https=settings.require_https)
     if any(policies.of(one.extensions or {}).require_https for one in [Route("/", {}), *routes]):
         names.append(FORWARDED_PROTO_HEADER)
-    names.append(REQUEST_ID_HEADER)
+    names += [PROOF_HEADER, REQUEST_ID_HEADER]
     exact = [matcher.StringMatcher(exact=name) for name in dict.fromkeys(names)]
     return [*exact, matcher.StringMatcher(safe_regex=OWN_HEADERS)]
 

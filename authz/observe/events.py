@@ -81,6 +81,10 @@ STORE_GUARD_FAILED: Final = _event(
 )
 BREAKER_OPENED: Final = _event("breaker_opened", "a node failed too often: no check asks it")
 BREAKER_CLOSED: Final = _event("breaker_closed", "a node answered a probe: checks ask it again")
+USES_REFUSED: Final = _event(
+    "uses_refused",
+    "a node won't write down what is used once (a right is missing, memory full): its error",
+)
 
 # The feed of revocations
 FEED_SYNCING: Final = _event("feed_syncing", "all revocations of these buckets are being read")

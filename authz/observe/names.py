@@ -172,6 +172,22 @@ STORE_TOPOLOGY_REFRESHES = Metric(
     "How often the map of the cluster was read.",
 )
 
+USES = Metric(
+    "authz_uses_total",
+    "counter",
+    "What may be used once, by outcome: first, used, used_here (before the store was asked), or "
+    "the cause of no answer.",
+    ("outcome",),
+)
+USES_REMEMBERED = Metric(
+    "authz_uses_remembered", "gauge", "Uses that are known here, should the store be gone."
+)
+USES_EVICTED = Metric(
+    "authz_uses_evicted_total",
+    "counter",
+    "Uses pushed out of memory while they still counted; the store has them.",
+)
+
 EXPOSED_TOKENS = Metric(
     "authz_exposed_tokens_total",
     "counter",

@@ -9,6 +9,7 @@ Durations are numbers of seconds or text with a unit: `250ms`, `5s`, `10m`, `24h
 """
 
 from authz.settings.base import SettingsError
+from authz.settings.dpop import DpopSettings, NonceSettings, nonce_secret
 from authz.settings.guards import CsrfSettings
 from authz.settings.issuers import IssuerSettings, KeySourceSettings
 from authz.settings.limits import ALGORITHMS, MAX_LEEWAY, MAX_LIFETIME
@@ -43,18 +44,21 @@ __all__ = [
     "AuditSettings",
     "CacheSettings",
     "CsrfSettings",
+    "DpopSettings",
     "FeedSettings",
     "IssuerSettings",
     "IssuerlessSettings",
     "KeySourceSettings",
     "ListenTlsSettings",
     "LogSettings",
+    "NonceSettings",
     "Settings",
     "SettingsError",
     "StoreSettings",
     "TlsSettings",
     "environment_values",
     "load_settings",
+    "nonce_secret",
     "read_config_file",
     "store_credentials",
     "store_url_parts",

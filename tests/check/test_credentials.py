@@ -55,7 +55,7 @@ def test_a_scheme_without_a_token_is_malformed(value: str) -> None:
         "Bear a.b.c",
         "Bearer:a.b.c",
         "\u017fearer a",
-        "DPoP a",
+        "DPoPa a",
     ],
 )
 def test_another_scheme_is_unsupported(value: str) -> None:
@@ -93,6 +93,35 @@ def test_joined_duplicates_are_two_credentials(value: str) -> None:
 @pytest.mark.parametrize("second", ["Bearer a.b.c", "Bearer d.e.f", "Basic x", ""])
 def test_a_header_that_came_twice_is_refused_even_if_both_are_equal(second: str) -> None:
     assert find(authorization=("Bearer a.b.c", second)) is Reason.MULTIPLE_CREDENTIALS
+
+
+@pytest.mark.parametrize("value", ["DPoP a.b.c", "dpop a.b.c", "  DPOP   a.b.c  "])
+def test_a_token_that_comes_with_a_proof_is_found(value: str) -> None:
+    """RFC 9449 section 7.1."""
+    assert find(authorization=value) == Credential("a.b.c", "dpop")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "DPoP a.b.c,DPoP a.b.c",
+        "DPoP a.b.c, Bearer a.b.c",
+        "Bearer a.b.c,dpop a.b.c",
+        "Basic dXNlcg==,DPoP a.b.c",
+        "DPoP a.b.c,",
+    ],
+)
+def test_joined_duplicates_of_either_scheme_are_two_credentials(value: str) -> None:
+    assert find(authorization=value) is Reason.MULTIPLE_CREDENTIALS
+
+
+def test_one_token_by_two_schemes_is_refused() -> None:
+    """It would be judged in two ways."""
+    places = ("header:authorization", "header:x-token", "cookie:a")
+    assert find(*places, authorization="DPoP a", x_token="a") is Reason.MULTIPLE_CREDENTIALS
+    assert find(*places, authorization="Bearer a", x_token="DPoP a") is Reason.MULTIPLE_CREDENTIALS
+    assert find(*places, authorization="DPoP a", cookie="a=a") is Reason.MULTIPLE_CREDENTIALS
+    assert find(*places, authorization="DPoP a", x_token="DPoP a") == Credential("a", "dpop")
 
 
 def test_parameters_of_another_scheme_may_hold_commas() -> None:
