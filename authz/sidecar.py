@@ -38,6 +38,7 @@ from authz.observe.http import AdminServer
 from authz.observe.logs import configure_logs
 from authz.observe.metrics import Metrics
 from authz.observe.readiness import Readiness
+from authz.revocation.exposed import ExposedTokens
 from authz.revocation.known.knowledge import Knowledge
 from authz.revocation.memory import MemoryStore
 from authz.revocation.open import open_store
@@ -113,12 +114,19 @@ class Sidecar:
             clock=time.time,
             recall=self._recall(),
         )
+        self._exposed: ExposedTokens | None = None
+        if settings.revoke_exposed:
+            self._exposed = ExposedTokens(self._store, self._revocations.learn, clock=time.time)
         authorizer = Authorizer(
             credentials=CredentialFinder(settings.credentials),
             verifier=self._verifier,
             revocations=self._revocations,
-            policies=RoutePolicies(settings.fail_mode),
-            guards=all_guards(settings, nonces=_nonces(settings)),
+            policies=RoutePolicies(settings.fail_mode, require_https=settings.require_https),
+            guards=all_guards(
+                settings,
+                exposed=None if self._exposed is None else self._exposed.tell,
+                nonces=_nonces(settings),
+            ),
             ledger=self._ledger,
             recorder=recorder,
             clock=time.time,
@@ -139,6 +147,7 @@ class Sidecar:
             store_latency=store_counters.latency,
             store=None if isinstance(self._store, MemoryStore) else self._store,
             uses=self._ledger,
+            exposed={} if self._exposed is None else self._exposed.results,
             audit=self._audit,
             reconciler=self._reconciler,
             keys=lambda: self._keys.all,
@@ -171,6 +180,8 @@ class Sidecar:
         await self._store.start()
         if self._feed is not None:
             self._feed.start()
+        if self._exposed is not None:
+            self._exposed.start()
         self._reconciler.start()
         await self._keys.start()
         if not isinstance(self._store, MemoryStore):
@@ -191,6 +202,8 @@ class Sidecar:
         self._readiness.not_serving("draining")
         log.info(events.DRAINING)
         await self._server.stop(self._settings.drain_timeout)
+        if self._exposed is not None:
+            await self._exposed.aclose()
         await self._reconciler.aclose()
         await self._audit.aclose()
         await self._keys.aclose()
@@ -225,6 +238,9 @@ class Sidecar:
                 "clear_cached": self._knowledge.cache.size_clear,
                 "lookups": dict(self._revocations.results),
             },
+            "exposed": None
+            if self._exposed is None
+            else {"waiting": self._exposed.waiting, **self._exposed.results},
             "feed": None if self._feed is None else self._feed.status(),
             "store": self._store.status(),
             "uses": {"remembered": self._ledger.here.size, **self._ledger.results},

@@ -5,17 +5,18 @@ from collections.abc import Iterable
 from authz.check.demand import Demand
 from authz.check.guard import Presented
 from authz.check.proof import BadProof, Expected, Proof, ProofVerifier
-from authz.check.request import CheckRequest
+from authz.check.request import PROOF_HEADER, CheckRequest
+from authz.check.transport import client_scheme
 from authz.check.url import normal_origin, normal_path
 from authz.check.verdict import Reason, Verdict, deny
 
-PROOF_HEADER = "dpop"
 NONCE_HEADER = "dpop-nonce"
-FORWARDED_PROTO_HEADER = "x-forwarded-proto"
 
 
 class DpopGuard:
     """Asks of each token that is bound to a key for a proof by that key, which works once."""
+
+    name = "dpop"
 
     def __init__(self, proofs: ProofVerifier, origins: Iterable[str]) -> None:
         """`origins`: `scheme://host[:port]` by which clients know us. None of them: whatever the
@@ -54,14 +55,14 @@ class DpopGuard:
                 return Demand(identity.ref.bucket, name, until, again)
 
     def _urls(self, request: CheckRequest) -> list[str]:
-        """What `htu` may be. Behind a proxy that ends TLS, Envoy's own idea of the scheme may be
-        another than the client's.
-        """
+        """What `htu` may be."""
         path = normal_path(request.path)
         if self._origins:
             return [origin + path for origin in self._origins]
-        schemes = {request.scheme.lower(), *request.header(FORWARDED_PROTO_HEADER)}
-        return [normal_origin(scheme, request.host) + path for scheme in schemes]
+        # Where Envoy isn't asked to pass `x-forwarded-proto` on, its own idea of the scheme has to
+        # do, which a client of HTTP/2 chooses: it would only fail to match its own proof.
+        scheme = client_scheme(request) or request.scheme
+        return [normal_origin(scheme, request.host) + path]
 
     def _fresh_nonce(self, presented: Presented) -> tuple[tuple[str, str], ...]:
         nonce = self._proofs.fresh_nonce(presented.now)

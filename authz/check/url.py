@@ -2,7 +2,7 @@
 
 import re
 
-_URL = re.compile(r"(https?)://([^/?#@\s]+)([^?#\s]*)(?:[?#]\S*)?", re.IGNORECASE | re.ASCII)
+_URL = re.compile(r"(https?)://([^/?#@\s]+)(|/[^?#\s]*)(?:[?#]\S*)?", re.IGNORECASE | re.ASCII)
 """RFC 9110 section 4.2: with an authority, and without user information."""
 
 _DEFAULT_PORT = {"http": "80", "https": "443"}

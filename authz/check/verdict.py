@@ -171,6 +171,16 @@ class Reason(Enum):
         "insufficient_scope",
         "the token is not meant for this route",
     )
+    # 403: good, but not when it comes like this
+    HTTPS_REQUIRED = _Meaning(
+        "https_required", 403, "invalid_request", "the token came over plain HTTP"
+    )
+    CROSS_SITE_REQUEST = _Meaning(
+        "cross_site_request",
+        403,
+        "invalid_request",
+        "the token came in a cookie, and the request may be another site's",
+    )
     # 5xx: our side
     MISCONFIGURED_ROUTE = _Meaning(
         "misconfigured_route", 500, "server_error", "the route's authz settings are not usable"

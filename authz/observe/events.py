@@ -174,6 +174,20 @@ RELAY_FAILED: Final = _event(
     "relay_failed", "copying ended in an error of our own; it is tried again"
 )
 
+# Tokens that came in the clear
+EXPOSED_REVOKED: Final = _event(
+    "exposed_revoked", "a token came over plain HTTP and was revoked: its issuer and its digest"
+)
+EXPOSED_NOT_REVOKED: Final = _event(
+    "exposed_not_revoked", "a token that came over plain HTTP can't be revoked; it is tried again"
+)
+EXPOSED_DROPPED: Final = _event(
+    "exposed_dropped", "too many such tokens wait to be revoked; this one isn't"
+)
+EXPOSED_ABANDONED: Final = _event(
+    "exposed_abandoned", "so many such tokens were not revoked yet when authz stopped"
+)
+
 # The audit
 AUDIT_DISABLED: Final = _event(
     "audit_disabled", "audit.path is null: fail-open decisions leave no record"

@@ -244,6 +244,7 @@ class Metrics(Collector):
         store_latency: Histogram,
         store: StoreFigures | None,
         uses: UseFigures,
+        exposed: Mapping[str, int],
         audit: AuditFigures,
         reconciler: ReconcilerFigures,
         keys: Callable[[], Iterable[KeyRingFigures]],
@@ -254,6 +255,7 @@ class Metrics(Collector):
         """`connections`: None where the transport counts nothing.
         `fail_opens`: by cause (`FailOpenRecorder.fail_opens`). `lookups`: by result
         (`Revocations.results`). `store`, `feed`: None for `memory://`.
+        `exposed`: by result (`ExposedTokens.results`), empty where none is revoked.
         `keys`: the key rings of now.
         `loop_lag`: `Heartbeat.lag`. `clock`: the monotonic seconds that `KeyRing.age` takes.
         """
@@ -268,6 +270,7 @@ class Metrics(Collector):
         self._store_latency = store_latency
         self._store = store
         self._uses = uses
+        self._exposed = exposed
         self._audit = audit
         self._reconciler = reconciler
         self._keys = keys
@@ -379,6 +382,7 @@ class Metrics(Collector):
         )
         refreshes = {} if self._store is None else {(): self._store.topology_refreshes}
         yield _counter(names.STORE_TOPOLOGY_REFRESHES, refreshes)
+        yield _counter(names.EXPOSED_TOKENS, _by_one_label(self._exposed))
 
     def _collect_uses(self) -> Iterator[Family]:
         outcomes = ("first", "used", "used_here", *STORE_CAUSES)

@@ -188,6 +188,14 @@ USES_EVICTED = Metric(
     "Uses pushed out of memory while they still counted; the store has them.",
 )
 
+EXPOSED_TOKENS = Metric(
+    "authz_exposed_tokens_total",
+    "counter",
+    "Tokens that came in the clear, by what became of them: revoked, failed (and repeated), "
+    "dropped.",
+    ("result",),
+)
+
 AUDIT_RECORDS = Metric("authz_audit_records_total", "counter", "Audit records written.")
 AUDIT_LATE = Metric(
     "authz_audit_late_records_total",

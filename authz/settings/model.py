@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from authz.durations import Duration
 from authz.settings.base import ListenAddress
 from authz.settings.dpop import DpopSettings
+from authz.settings.guards import CsrfSettings
 from authz.settings.issuers import IssuerSettings
 from authz.settings.limits import MAX_LEEWAY
 from authz.settings.sidecar import (
@@ -65,6 +66,11 @@ class Settings(BaseSettings):
     ] = ["header:authorization", "cookie:__Host-access"]
     """Where a token may be. A request that carries more than one is refused."""
     dpop: DpopSettings = DpopSettings()
+    require_https: bool = False
+    """Refuse tokens that came over plain HTTP; a route may say otherwise."""
+    revoke_exposed: bool = False
+    """Revoke them as well, since others may have seen them."""
+    csrf: CsrfSettings = CsrfSettings()
     store: StoreSettings = StoreSettings()
     cache: CacheSettings = CacheSettings()
     feed: FeedSettings = FeedSettings()

@@ -25,6 +25,7 @@ from authz.settings import Settings, SettingsError, nonce_secret
 from authz.settings.tokens import TokensSettings
 from authz.tokens.clients.secret import SecretHasher
 from authz.tokens.clients.store import RedisClients
+from authz.tokens.encryption import Encryption
 from authz.tokens.http.app import make_app
 from authz.tokens.http.authentication import Authenticator
 from authz.tokens.http.figures import Figures
@@ -59,6 +60,8 @@ class TokenService:
         self._started_at = time.time()
         self._keys = open_signing_keys(tokens.signing)
         self._trusted = _trusted_keys(settings, tokens)
+        self._encryption = Encryption(tokens.encryption)
+        self._encryption.load()
         self._hasher = SecretHasher()
         self._counters = open_storage(settings.store)
         self._limiter = Limiter(tokens.limits, self._counters)
@@ -93,8 +96,14 @@ class TokenService:
         )
         return Parts(
             tokens=TokenIssuer(
-                tokens, self._keys, self._store.scripts, buckets=buckets, leeway=leeway
+                tokens,
+                self._keys,
+                self._store.scripts,
+                buckets=buckets,
+                leeway=leeway,
+                encrypt=self._encryption.seal,
             ),
+            encryption=self._encryption,
             clients=clients,
             authenticator=Authenticator(clients, self._hasher, throttle, time.time),
             throttle=throttle,
@@ -126,6 +135,7 @@ class TokenService:
         await self._store.start()
         await self._keys.start()
         await self._trusted.start()
+        await self._encryption.start()
         await self._store.first_look()
         await self._server.start()
         self._readiness.serving()
@@ -141,12 +151,14 @@ class TokenService:
         self._server.reload_tls()
         await self._keys.refresh()
         await self._trusted.reload()
+        await self._encryption.reload()
 
     async def stop(self) -> None:
         """Not ready; answers under way end; everything is closed."""
         self._readiness.not_serving("draining")
         log.info(events.DRAINING)
         await self._server.stop()
+        await self._encryption.aclose()
         await self._trusted.aclose()
         await self._keys.aclose()
         self._hasher.close()
@@ -165,6 +177,7 @@ class TokenService:
             "issuer": self._issuer,
             "listen": self._server.listen,
             "signing": self._keys.status(),
+            "encryption": self._encryption.status(),
             "trusted_issuers": self._trusted.status(),
             "limits": {
                 "shared": self._limiter.shared_answers,

@@ -13,10 +13,11 @@ from authz import __version__
 from authz.keys.signer import SigningUnavailableError
 from authz.observe import events
 from authz.revocation.store import StoreError
+from authz.tokens.encryption import TokenTooLargeError
 from authz.tokens.http import metadata, revoke, schemas, sessions
 from authz.tokens.http.cookies import Cookies
 from authz.tokens.http.docs_page import docs_response
-from authz.tokens.http.errors import OAuthError, of_status, unavailable
+from authz.tokens.http.errors import OAuthError, invalid_scope, of_status, unavailable
 from authz.tokens.http.middleware import Around
 from authz.tokens.http.parts import Parts
 from authz.tokens.http.token import TokenEndpoint
@@ -169,6 +170,10 @@ def _handle_failures(app: FastAPI, parts: Parts) -> None:
     @app.exception_handler(SigningUnavailableError)
     async def signing_error(_: Request, error: SigningUnavailableError) -> Response:
         return refuse(unavailable("signing", error.retry_after))
+
+    @app.exception_handler(TokenTooLargeError)
+    async def too_large(_: Request, error: TokenTooLargeError) -> Response:
+        return refuse(invalid_scope(f"the token would be too large: {error}"))
 
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> Response:

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from authz.keys.signer import SigningKeys
 from authz.settings.tokens import TokensSettings
 from authz.tokens.clients.store import ClientStore
+from authz.tokens.encryption import Encryption
 from authz.tokens.http.address import client_address
 from authz.tokens.http.authentication import Authenticator
 from authz.tokens.http.figures import Figures
@@ -56,6 +57,7 @@ class Parts:
     throttle: Throttle
     subjects: Subjects
     proofs: Proofs
+    encryption: Encryption
     keys: SigningKeys
     settings: TokensSettings
     paths: Paths

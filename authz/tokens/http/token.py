@@ -18,6 +18,7 @@ from authz.tokens.clients.client import (
     TOKEN_EXCHANGE,
     Client,
 )
+from authz.tokens.encryption import MixedAudiencesError
 from authz.tokens.grant import (
     MAX_ABOUT,
     GrantRequest,
@@ -193,7 +194,12 @@ class TokenEndpoint:
         asked = [*form.every("audience"), *form.every("resource")] or list(allowed[:1])
         if not asked:
             raise invalid_target("none of this client's audiences is among tokens.audiences")
-        return narrowed(asked, allowed, invalid_target, "audience")
+        audiences = narrowed(asked, allowed, invalid_target, "audience")
+        try:
+            self._parts.encryption.wanted(audiences)
+        except MixedAudiencesError:
+            raise invalid_target("these audiences can't share one token; ask for each") from None
+        return audiences
 
     def _give(self, client: Client, issued: Issued, *, exchanged: bool) -> Response:
         """Section 5.1, and RFC 8693 section 2.2.1."""
