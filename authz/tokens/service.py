@@ -212,13 +212,15 @@ async def _serve(settings: Settings) -> None:
         task.add_done_callback(reloads.discard)
 
     loop.add_signal_handler(signal.SIGHUP, reload)
-    await service.start()
-    settle()
-    asked = loop.create_task(stopping.wait())
-    ended = loop.create_task(service.ended())
-    await asyncio.wait({asked, ended}, return_when=asyncio.FIRST_COMPLETED)
-    asked.cancel()
-    await service.stop()
+    try:
+        await service.start()
+        settle()
+        asked = loop.create_task(stopping.wait())
+        ended = loop.create_task(service.ended())
+        await asyncio.wait({asked, ended}, return_when=asyncio.FIRST_COMPLETED)
+        asked.cancel()
+    finally:
+        await service.stop()
     await asyncio.gather(ended, return_exceptions=stopping.is_set())
 
 

@@ -1,6 +1,7 @@
 """The token service as people run it: `python -m authz tokens --config FILE`, and its clients."""
 
 import asyncio
+import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -143,7 +144,7 @@ def write_signing_key(path: Path) -> None:
     """A private JWK Set, made without `authz.keys`."""
     algorithm = jwt.get_algorithm_by_name("ES256")
     key = {**algorithm.to_jwk(ec_key("tokens"), as_dict=True), "kid": "sign-1", "alg": "ES256"}
-    path.write_text(yaml.safe_dump({"keys": [key]}, default_flow_style=True, width=10**6))
+    path.write_text(json.dumps({"keys": [key]}))
     path.chmod(0o600)
 
 
