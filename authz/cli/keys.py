@@ -1,4 +1,4 @@
-"""`authz keys`: make, rotate and publish signing keys."""
+"""`authz keys`: make, rotate and publish keys that sign, or that tokens are encrypted to."""
 
 import sys
 import time
@@ -14,12 +14,14 @@ from authz.cli.options import config_option
 from authz.cli.service_keys import published_service_keys, rotate_service_key
 from authz.cli.withdraw import withdraw
 from authz.keys import rotation
+from authz.keys.encryption import is_for_encryption
 from authz.keys.errors import KeySourceError
 from authz.keys.generate import (
     DEFAULT_RSA_BITS,
     RSA_BITS,
     Curve,
     KeyType,
+    Use,
     generate_key,
     generate_like,
 )
@@ -57,9 +59,10 @@ _public = click.option("--public", type=FILE, help="Also write the public JWK Se
 
 @click.group()
 def keys() -> None:
-    """Make, rotate and publish signing keys.
+    """Make, rotate and publish keys.
 
-    A key file is a private JWK Set (RFC 7517), readable by its owner only. Its first key signs.
+    A key file is a private JWK Set (RFC 7517), readable by its owner only. Its first key signs or,
+    of a file for encryption, is the one that issuers encrypt to.
     """
 
 
@@ -70,7 +73,14 @@ def keys() -> None:
     type=click.Choice(get_args(KeyType)),
     default="rsa",
     show_default=True,
-    help="rsa signs RS256, ec ES256 or ES384, ed25519 EdDSA.",
+    help="rsa signs RS256, ec ES256 or ES384, ed25519 EdDSA; encrypted to are rsa and ec.",
+)
+@click.option(
+    "--use",
+    type=click.Choice(get_args(Use)),
+    default="sig",
+    show_default=True,
+    help="sig: the key signs. enc: tokens are encrypted to its public half.",
 )
 @_bits
 @_curve
@@ -79,6 +89,7 @@ def keys() -> None:
 @click.option("--force", is_flag=True, help="Replace the key file, and lose its keys.")
 def generate(
     key_type: KeyType,
+    use: Use,
     bits: int | None,
     curve: Curve | None,
     out: Path,
@@ -88,11 +99,12 @@ def generate(
     """Write a new key file.
 
     \b
-    Example:
+    Examples:
       authz keys generate --type ec --out signing.json --public jwks.json
+      authz keys generate --use enc --type ec --out decryption.json --public encryption.json
     """
-    key = _new_key(key_type, bits, curve)
-    begun = {**key, rotation.SIGNS_FROM: int(time.time())}
+    key = _new_key(key_type, bits, curve, use)
+    begun = key if use == "enc" else {**key, rotation.SIGNS_FROM: int(time.time())}
     with _failures(out), lock(out):
         try:
             write_keys(out, [begun], replace=force)
@@ -130,7 +142,7 @@ def rotate(
     activate: bool,
     public: Path | None,
 ) -> None:
-    """Sign with a new key from now on.
+    """Sign with a new key from now on, or have tokens encrypted to it.
 
     It is of the same type as the last unless said otherwise. Older keys stay for the tokens they
     signed; a key that is dropped takes its tokens with it, so rotate no sooner than the longest
@@ -162,10 +174,10 @@ def rotate(
         _warn_exposed(file, before)
         if activate:
             result = rotation.activate(before, keep=keep, now=now)
-            done = f"signs from now on: {_describe(result.keys[0])}"
+            done = f"{_describe(result.keys[0])} is the one in use from now on"
         else:
             new = (
-                _new_key(key_type, bits, curve)
+                _new_key(key_type, bits, curve, _use_of(before[0]))
                 if key_type
                 else _new_key_like(before[0], bits, curve)
             )
@@ -174,11 +186,16 @@ def rotate(
             else:
                 result = rotation.rotate(before, new, keep=keep, now=now)
             done = f"{'staged' if stage else 'added'} {_describe(new)}"
-        # Published before it signs: whoever sees a token of the new key can find the key.
+        # Published before it signs: whoever sees a token of the new key can find the key. And not
+        # before it opens: whoever finds the key encrypts to it.
+        for_encryption = _use_of(before[0]) == "enc"
+        if for_encryption:
+            write_keys(file, result.keys, replace=True)
         if public is not None:
             with _failures(public):
                 write_public_keys(public, result.keys)
-        write_keys(file, result.keys, replace=True)
+        if not for_encryption:
+            write_keys(file, result.keys, replace=True)
     print(done)
     for key in result.dropped:
         print(f"dropped {_describe(key)}")
@@ -213,18 +230,24 @@ def jwks(file: Path | None, config: Path | None, out: Path | None) -> None:
         _publish(out, found)
 
 
-def _new_key(key_type: KeyType, bits: int | None, curve: Curve | None) -> dict[str, Any]:
+def _new_key(key_type: KeyType, bits: int | None, curve: Curve | None, use: Use) -> dict[str, Any]:
+    if use == "enc" and key_type == "ed25519":
+        raise click.UsageError("--type ed25519 only signs; tokens are encrypted to rsa and ec")
     if bits is not None and key_type != "rsa":
         raise click.UsageError("--bits goes with --type rsa")
     if curve is not None and key_type != "ec":
         raise click.UsageError("--curve goes with --type ec")
-    return generate_key(key_type, bits=bits or DEFAULT_RSA_BITS, curve=curve or "P-256")
+    return generate_key(key_type, bits=bits or DEFAULT_RSA_BITS, curve=curve or "P-256", use=use)
 
 
 def _new_key_like(current: dict[str, Any], bits: int | None, curve: Curve | None) -> dict[str, Any]:
     if bits is None and curve is None:
         return generate_like(current)
-    return _new_key("rsa" if current["kty"] == "RSA" else "ec", bits, curve)
+    return _new_key("rsa" if current["kty"] == "RSA" else "ec", bits, curve, _use_of(current))
+
+
+def _use_of(key: dict[str, Any]) -> Use:
+    return "enc" if is_for_encryption(key) else "sig"
 
 
 def _publish(public: Path | None, found: list[dict[str, Any]]) -> None:

@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import jwt
-from cryptography.exceptions import UnsupportedAlgorithm
 
-from authz.keys.errors import KeySourceError
-from authz.keys.jwk import codec, default_algorithm, read_key, thumbprint
+from authz.keys.jwk import default_algorithm, private_key, read_key
 from authz.keys.keyfile import read_keys
 from authz.keys.rotation import arranged
 from authz.keys.secret import check_secret
@@ -27,16 +25,7 @@ class SigningKey:
 def signing_key(jwk: Mapping[str, Any]) -> SigningKey:
     """A private JWK made ready. KeySourceError: it is none, weak, or two halves."""
     public = read_key(jwk, ALGORITHMS)
-    implementation = codec(default_algorithm(jwk))
-    try:
-        key = implementation.from_jwk(dict(jwk))
-        own = thumbprint(implementation.to_jwk(key.public_key(), as_dict=True))
-    except AttributeError:
-        raise KeySourceError("has no private part; name the private key file") from None
-    except (jwt.InvalidKeyError, UnsupportedAlgorithm, ValueError, TypeError, KeyError):
-        raise KeySourceError("is not a valid private key") from None
-    if own != public.thumbprint:  # not every version of PyJWT looks at an Ed25519 key's `x`
-        raise KeySourceError("has a private part that belongs to another public key")
+    key = private_key(jwk, public.thumbprint)
     # Without an `alg` of its own several may go with it.
     narrowed = len(public.algorithms) == 1
     algorithm = next(iter(public.algorithms)) if narrowed else default_algorithm(jwk)
