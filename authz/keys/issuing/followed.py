@@ -22,7 +22,9 @@ from authz.settings import SettingsError
 from authz.settings.signing import SigningSettings
 
 FIRST_RETRY = 0.5
-"""Seconds before a store that failed is read again, doubled each time up to its `read_every`."""
+"""Seconds before a store that failed is read again, doubled each time up to `LAST_RETRY`."""
+
+LAST_RETRY = 2.0
 
 ROTATE_AGAIN = 60.0
 """Seconds before another key is tried to be made, where that failed."""
@@ -64,7 +66,8 @@ class FollowedKeys:
         self._store = store
         self._clock = clock
         self._retain = retain
-        self._spread = rotation_spread
+        # Chosen once: while it lasts the keys are followed as ever.
+        self._later = random.uniform(0, rotation_spread)  # noqa: S311  spreads load
         self._held: Mapping[str, HeldKey] = {}
         self._order: Sequence[HeldKey] = ()
         self._plan = _NOTHING
@@ -72,7 +75,7 @@ class FollowedKeys:
         self._verification = KeySet()
         self._told: tuple[str, ...] = ()
         self._failures = 0
-        self._rotate_after = -math.inf
+        self._rotate_after = clock() + self._later
         self._reading = asyncio.Lock()
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -131,8 +134,8 @@ class FollowedKeys:
         self._wake.set()
 
     def status(self) -> dict[str, Any]:
-        """As `SigningKeys.status`."""
-        now = self._planned()
+        """As `SigningKeys.status`. From any thread."""
+        now = self._plan
         return {
             "source": self._store.setting,
             "where": self._store.where,
@@ -145,26 +148,29 @@ class FollowedKeys:
             "rotations": dict(self.figures.rotations),
         }
 
-    # ---- for metrics
+    # ---- for metrics, from any thread
 
     @property
     def known(self) -> dict[str, int]:
         """How many keys there are, by what they do."""
-        now = self._planned()
-        moment = self._clock()
-        begins = [self._held[name].times for name in now.published if name != now.signing]
-        coming = sum(
-            one.staged or (one.signs_from is not None and one.signs_from > moment) for one in begins
-        )
-        signing = int(now.signing is not None)
-        return {"signing": signing, "coming": coming, "older": len(begins) - coming}
+        now, moment = self._plan, self._clock()
+        times = [key.times for key in self._order if key.times.name in now.published]
+        others = [one for one in times if one.name != now.signing]
+        coming = sum(one.staged or (one.signs_from or 0) > moment for one in others)
+        return {
+            "signing": int(now.signing is not None),
+            "coming": coming,
+            "older": len(others) - coming,
+        }
 
     @property
     def age(self) -> float | None:
         """Seconds since the key that signs began to; None where that isn't known."""
-        signing = self._planned().signing
-        begin = None if signing is None else self._held[signing].times.signs_from
-        return None if begin is None else max(0.0, self._clock() - begin)
+        signing = self._plan.signing
+        begins = [key.times.signs_from for key in self._order if key.times.name == signing]
+        if not begins or begins[0] is None:
+            return None
+        return max(0.0, self._clock() - begins[0])
 
     # ---- following
 
@@ -223,8 +229,8 @@ class FollowedKeys:
         """Seconds until there is something to do without being asked."""
         pause = self._store.read_every
         if self._failures:
-            doublings = min(self._failures - 1, 16)  # 2**16 half seconds are beyond `read_every`
-            pause = min(FIRST_RETRY * 2.0**doublings, pause)
+            doublings = min(self._failures - 1, 16)  # 2**16 half seconds are beyond `LAST_RETRY`
+            pause = min(FIRST_RETRY * 2.0**doublings, LAST_RETRY, pause)
         spread = random.uniform(1 - JITTER, 1)  # noqa: S311  spreads load, guards nothing
         pauses = [pause * spread, self._plan.changes_at - self._clock()]
         if self._rotates():
@@ -243,12 +249,11 @@ class FollowedKeys:
             rotate_every=self._settings.rotate_every,
             publish_ahead=self._settings.publish_ahead,
         )
-        return max(due, self._rotate_after)
+        return max(due + self._later, self._rotate_after)
 
     async def _rotate(self) -> None:
         """Make the next key, or leave it to another process that was faster."""
         newest = in_order([key.times for key in self._order])[-1].name
-        await asyncio.sleep(random.uniform(0, self._spread))  # noqa: S311  spreads load
         now = self._clock()
         self._rotate_after = now + ROTATE_AGAIN
         try:
