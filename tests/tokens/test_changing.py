@@ -97,7 +97,7 @@ async def test_an_answer_that_is_lost_is_no_second_session_and_no_second_use(
     no grace at all a second use would end the session.
     """
     real: Any = ScriptRunner._call
-    lost = []
+    lost: list[Any] = []
 
     async def lossy(self: ScriptRunner, *args: Any) -> Any:
         reply = await real(self, *args)
