@@ -28,6 +28,7 @@ import jwt
 from authz.check.authorizer import Authorizer
 from authz.check.claims import identity_of
 from authz.check.credentials import CredentialFinder
+from authz.check.guards import all_guards
 from authz.check.jose import take_apart
 from authz.check.policy import RoutePolicies
 from authz.check.request import CheckRequest
@@ -46,7 +47,8 @@ from authz.revocation.memory import MemoryStore
 from authz.revocation.record import CLEAR, Clear, Note, TokenRef, token_digest
 from authz.revocation.store import TokenRevocation
 from authz.revocation.view import Revocations
-from authz.settings import CacheSettings, FeedSettings, IssuerSettings
+from authz.settings import CacheSettings, FeedSettings, IssuerlessSettings, IssuerSettings
+from authz.uses.ledger import Ledger
 
 REPOSITORY = Path(__file__).parents[1]
 CAPTURED = REPOSITORY / "tests/data/check_requests"
@@ -157,6 +159,8 @@ def make_service(signer: Signer, store: MemoryStore, *, followed: bool = False) 
         ),
         revocations=revocations,
         policies=RoutePolicies("open"),
+        guards=all_guards(IssuerlessSettings()),
+        ledger=Ledger(None),
         recorder=_NoRecord(),
         clock=time.time,
     )

@@ -6,9 +6,16 @@ from pydantic import AfterValidator, Field, model_validator
 
 from authz.addresses import require_http_url
 from authz.durations import Duration
-from authz.settings.base import Section
+from authz.settings.base import ListenAddress, Section
+from authz.settings.encryption import EncryptionSettings
 from authz.settings.limits import MAX_LIFETIME
 from authz.settings.signing import SigningSettings
+from authz.settings.token_http import (
+    CookieSettings,
+    ExchangeSettings,
+    TokensTlsSettings,
+)
+from authz.settings.token_limits import TokenLimitsSettings
 
 DAY = 86400.0
 """Seconds."""
@@ -48,6 +55,20 @@ class TokensSettings(Section):
     """For so long after a refresh token was used it gives the same successor again: two tabs may
     use it at once, and an answer may be lost. Later it ends the session."""
     signing: SigningSettings
+    listen: ListenAddress = "127.0.0.1:9195"
+    """Where OAuth's endpoints are answered, over HTTP/1.1."""
+    http_listen: ListenAddress = "127.0.0.1:9196"
+    """`/metrics`, `/healthz`, `/readyz`, `/status`."""
+    tls: TokensTlsSettings | None = None
+    """TLS on `listen`. Without it an Envoy in front has to end TLS."""
+    trusted_hops: Annotated[int, Field(ge=0, le=8)] = 0
+    """Proxies in front that append the address they see to `X-Forwarded-For`."""
+    cookies: CookieSettings = CookieSettings()
+    exchange: ExchangeSettings = ExchangeSettings()
+    limits: TokenLimitsSettings = TokenLimitsSettings()
+    encryption: list[EncryptionSettings] = Field(default=[])
+    """Audiences whose tokens are encrypted. A token for several is issued only where all of them
+    want the same."""
 
     @model_validator(mode="after")
     def _the_shorter_within_the_longer(self) -> Self:
@@ -57,4 +78,16 @@ class TokensSettings(Section):
         if self.access_lifetime > self.refresh_lifetime:
             msg = "access_lifetime: is longer than refresh_lifetime"
             raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _encrypted_for_known_audiences(self) -> Self:
+        names = [one.audience for one in self.encryption]
+        for name in names:
+            if name not in self.audiences:
+                msg = f"encryption: {name!r} is none of audiences"
+                raise ValueError(msg)
+            if names.count(name) > 1:
+                msg = f"encryption: {name!r} is given twice"
+                raise ValueError(msg)
         return self

@@ -23,8 +23,8 @@ from authz.revocation.record import (
     tip_key,
     user_digest,
 )
-from authz.revocation.redis.lane import keys_of as keys_that_revoke
-from authz.revocation.redis.lane import read_reply
+from authz.revocation.redis.question import keys_of as keys_that_revoke
+from authz.revocation.redis.question import read_reply
 from authz.revocation.redis.script import Argument, Script, ScriptRunner
 from authz.revocation.redis.writer import STREAM_KEEPS, STREAM_LUA, arguments_of, keys_of
 from authz.revocation.store import TokenRevocation, UserRevocation
