@@ -92,7 +92,7 @@ def generate(
     """Write a new key file.
 
     \b
-    Examples:
+    Example:
       authz keys generate --type ec --out signing.json --public jwks.json
       authz keys generate --use enc --type ec --out decryption.json --public encryption.json
     """

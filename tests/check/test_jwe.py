@@ -103,7 +103,7 @@ def test_a_token_without_jti_is_known_by_what_was_signed_however_often_it_is_enc
         {"typ": "JWT"},
         {"iss": ISSUER, "aud": AUDIENCE},  # RFC 7519 section 5.3: replicated, and not believed
         {"x-of-someone": {"a": 1}},
-        {"apu": None, "jku": "http://127.0.0.1:1/jwks.json"},
+        {"jku": "http://127.0.0.1:1/jwks.json"},
     ],
 )
 def test_parameters_that_nobody_has_to_understand_are_ignored(
@@ -286,12 +286,13 @@ def test_a_wrapped_key_where_none_belongs_does_not_open(verifier: Verifier) -> N
     assert reason(verifier, text) is Reason.DECRYPTION_FAILED
 
 
-@pytest.mark.parametrize("headers", [{"apu": "%"}, {"apv": 7}, {"apu": "A"}, {"kty": "RSA"}])
+@pytest.mark.parametrize("headers", [{"apu": "%"}, {"apv": 7}, {"apu": "A"}, {"apv": "QQ"}])
 def test_odd_parameters_of_the_agreement_do_not_open(
     verifier: Verifier, headers: dict[str, Any]
 ) -> None:
+    """They are part of the key (RFC 7518 section 4.6.2), which here was made without."""
     text = encrypt(token(), EC, kid="ec", headers=headers)
-    assert reason(verifier, text) in {Reason.DECRYPTION_FAILED, None}
+    assert reason(verifier, text) is Reason.DECRYPTION_FAILED
 
 
 # What is inside
@@ -302,8 +303,7 @@ def test_odd_parameters_of_the_agreement_do_not_open(
     [b"", b"no token", b"a.b", "für.alle.da".encode(), b"\xff\xfe\xfd", b"{}", b"e30.e30."],
 )
 def test_what_is_inside_must_be_a_signed_token(verifier: Verifier, inside: bytes) -> None:
-    found = reason(verifier, encrypt(inside or b" ", RSA, kid="rsa"))
-    assert found in {Reason.TOKEN_MALFORMED, Reason.DECRYPTION_FAILED}
+    assert reason(verifier, encrypt(inside, RSA, kid="rsa")) is Reason.TOKEN_MALFORMED
 
 
 def test_a_second_envelope_inside_the_first_is_not_opened(verifier: Verifier) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from authlib.jose import JsonWebEncryption, JsonWebKey
 from check.fakes import ISSUER, FakeKeys, accepted, token
 from check.test_jwe import trusting, verifier_of
 from structlog.testing import capture_logs
@@ -50,6 +49,8 @@ def test_the_sidecar_opens_what_was_encrypted(name: str) -> None:
 @pytest.mark.parametrize("name", MADE)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Authlib's, of its own module
 def test_another_library_opens_it_and_what_another_library_encrypted_opens(name: str) -> None:
+    from authlib.jose import JsonWebEncryption, JsonWebKey  # it warns as it is imported
+
     text = encrypt("the.signed.token", published(MADE[name]))
     opened = JsonWebEncryption().deserialize_compact(text, JsonWebKey.import_key(MADE[name]))
     assert opened["payload"] == b"the.signed.token"
