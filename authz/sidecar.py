@@ -96,6 +96,7 @@ class Sidecar:
                 clock=time.time,
                 monotonic=time.monotonic,
                 observe_lag=revocation_lag.observe,
+                keys_withdrawn=self._keys.withdrawn,
             )
         )
         self._revocations.use(self._store, None if self._feed is None else self._feed.remembers)

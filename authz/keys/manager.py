@@ -1,6 +1,7 @@
 """The key rings of all issuers: built from the settings, loaded at start, kept fresh after that."""
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -29,6 +30,15 @@ LAST_RETRY = 30.0
 JITTER = 0.25
 """Every pause is shortened by up to this share, lest the sidecars of a deployment ask in step."""
 
+WITHDRAWN_SPREAD = 0.5
+"""Seconds within which the sidecars of a deployment fetch, once they hear that keys were withdrawn.
+"""
+
+WITHDRAWN_AGAIN = 2.5
+"""Seconds until they fetch once more: whoever publishes the keys may have heard of it after them, a
+second at most, and needs a moment to read its own. The two also keep anybody who could make such
+news from having sidecars fetch more often."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -55,6 +65,7 @@ class KeyRings:
         """By issuer, of those whose encrypted tokens are accepted."""
         self._tasks: list[asyncio.Task[None]] = []
         self._reading = asyncio.Lock()
+        self._withdrawn = asyncio.Event()
 
     @property
     def all(self) -> list[KeyRing]:
@@ -108,6 +119,7 @@ class KeyRings:
             idle = min(refresh for _, refresh in files)
             self._spawn(watch_files(paths, self._reread, idle=idle))
         if first:
+            self._spawn(self._follow_withdrawals())
             waiting = [asyncio.ensure_future(tried.wait()) for tried in first]
             _, late = await asyncio.wait(waiting, timeout=START_LIMIT)
             for task in late:
@@ -117,14 +129,14 @@ class KeyRings:
         """Read and fetch everything now (SIGHUP). Returns when it is done. What fails keeps its
         last good keys.
         """
-        fetches = [
-            ring.fetch()
-            for ring in self.by_issuer.values()
-            if isinstance(ring.source, RemoteSource)
-        ]
+        fetches = [ring.fetch() for ring in self._remote()]
         await self._reread()
         for fetch in fetches:
             await fetch
+
+    def withdrawn(self) -> None:
+        """Somebody's signing keys were withdrawn: all are fetched, in a moment and once more."""
+        self._withdrawn.set()
 
     async def aclose(self) -> None:
         """End everything that `start` began. The rings keep their keys."""
@@ -143,6 +155,27 @@ class KeyRings:
             | ({"decryption": opens.status()} if (opens := self.decryption.get(issuer)) else {})
             for issuer, ring in self.by_issuer.items()
         }
+
+    def _remote(self) -> list[KeyRing]:
+        return [r for r in self.by_issuer.values() if isinstance(r.source, RemoteSource)]
+
+    async def _follow_withdrawals(self) -> None:
+        while True:
+            await self._withdrawn.wait()
+            await asyncio.sleep(random.uniform(0, WITHDRAWN_SPREAD))  # noqa: S311  spreads load
+            self._withdrawn.clear()  # what comes from here on calls for another round
+            await asyncio.gather(*(ring.fetch() for ring in self._remote()))
+            await asyncio.sleep(WITHDRAWN_AGAIN)
+            await asyncio.gather(*(ring.fetch() for ring in self._remote()))
+            failures = 1
+            # Until it succeeds the withdrawn key is good here: that can't wait for `keys.refresh`.
+            while failing := [ring for ring in self._remote() if ring.failing]:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause_after(failures, LAST_RETRY)):
+                        await self._withdrawn.wait()
+                        break
+                await asyncio.gather(*(ring.fetch() for ring in failing))
+                failures += 1
 
     async def _reread(self) -> None:
         """Read all local sources. One at a time: of two readings the later must win."""

@@ -70,6 +70,10 @@ KEYS_WATCH_FAILED: Final = _event(
     "keys_watch_failed", "changes of key files can't be watched; it is tried again"
 )
 
+KEYS_WITHDRAWN: Final = _event(
+    "keys_withdrawn", "some issuer's signing keys were withdrawn: all are fetched anew, at once"
+)
+
 # The keys that tokens are signed with
 SIGNING_KEYS_CHANGED: Final = _event(
     "signing_keys_changed", "which key signs, or which are published, is another than before"
@@ -91,6 +95,9 @@ SIGNING_KEY_MADE: Final = _event(
 )
 SIGNING_KEY_NOT_MADE: Final = _event(
     "signing_key_not_made", "it is time for the next signing key and it could not be made"
+)
+ANNOUNCEMENTS_UNREAD: Final = _event(
+    "announcements_unread", "the store doesn't say whether keys were withdrawn; it is asked again"
 )
 VAULT_LOGGED_IN: Final = _event("vault_logged_in", "Vault gave a token to sign and read keys with")
 VAULT_DOWN: Final = _event(

@@ -11,6 +11,7 @@ from authz.revocation.entry import Entry
 from authz.revocation.feed.feed import Feed
 from authz.revocation.known.knowledge import Knowledge
 from authz.revocation.record import Answer, Clear, Revoked, TokenRef, Unavailable
+from authz.revocation.redis.announcements import Announcements
 from authz.revocation.redis.bulk import Bulk, ItemT, Outcome
 from authz.revocation.redis.lane import Lookup
 from authz.revocation.redis.nodes import Nodes
@@ -44,6 +45,7 @@ class RedisStore:
         self.scripts = ScriptRunner(settings, self._nodes)
         """For what else is kept of users: scripts of a bucket, brought through as revocations are.
         """
+        self.announcements = Announcements(self.scripts, settings.buckets)
         self._writer = Writer(self.scripts, settings.buckets)
         self._tracer = NodeTracer(self._nodes)
 
@@ -123,6 +125,7 @@ class RedisStore:
         clock: Callable[[], float],
         monotonic: Callable[[], float],
         observe_lag: Callable[[float], None],
+        keys_withdrawn: Callable[[], None] | None = None,
     ) -> Feed:
         """A feed of this store's revocations into `knowledge`, not yet started. As `Feed`."""
         return Feed(
@@ -133,6 +136,7 @@ class RedisStore:
             clock=clock,
             monotonic=monotonic,
             observe_lag=observe_lag,
+            keys_withdrawn=keys_withdrawn,
         )
 
     def breakers(self) -> dict[str, Breaker]:
