@@ -102,6 +102,20 @@ def require_http_url(value: str) -> None:
         raise ValueError(msg)
 
 
+def check_origin(value: str) -> str:
+    """`https://app.example`, as browsers write it in `Origin` (RFC 6454 section 6.2): lower case,
+    and no port that is the scheme's own. ValueError: it isn't one.
+    """
+    url = urlsplit(value.lower())
+    usual = {"http": ":80", "https": ":443"}.get(url.scheme)
+    whole = f"{url.scheme}://{url.netloc}"
+    if usual is None or not url.hostname or "@" in whole or whole != value.lower():
+        msg = f"{value!r} is no origin, as in https://app.example"
+        raise ValueError(msg)
+    split_host_port(url.netloc if url.port is not None else url.netloc + usual)
+    return whole.removesuffix(usual)
+
+
 def store_address(url: str) -> tuple[str, list[tuple[str, int]], int]:
     """Scheme, nodes as (host, port), and database number, of a checked store URL."""
     parts = StoreUrlParts.of(url)

@@ -47,7 +47,7 @@ from authz.revocation.memory import MemoryStore
 from authz.revocation.record import CLEAR, Clear, Note, TokenRef, token_digest
 from authz.revocation.store import TokenRevocation
 from authz.revocation.view import Revocations
-from authz.settings import CacheSettings, FeedSettings, IssuerSettings
+from authz.settings import CacheSettings, FeedSettings, IssuerlessSettings, IssuerSettings
 from authz.uses.ledger import Ledger
 
 REPOSITORY = Path(__file__).parents[1]
@@ -159,7 +159,7 @@ def make_service(signer: Signer, store: MemoryStore, *, followed: bool = False) 
         ),
         revocations=revocations,
         policies=RoutePolicies("open"),
-        guards=all_guards(),
+        guards=all_guards(IssuerlessSettings()),
         ledger=Ledger(None),
         recorder=_NoRecord(),
         clock=time.time,

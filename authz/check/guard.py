@@ -34,6 +34,11 @@ class Presented(NamedTuple):
 class Guard(Protocol):
     """One demand."""
 
+    @property
+    def name(self) -> str:
+        """What it looks at, in a word; `authz explain` shows it."""
+        ...
+
     def look(self, presented: Presented) -> Verdict | Demand | None:
         """A denial; what the request uses up; None where there is nothing to say. Never raises for
         anything a client can send.

@@ -8,6 +8,8 @@ from authz.check.verdict import Reason, deny
 class OnceGuard:
     """Uses up each token on a route that takes it once."""
 
+    name = "use"
+
     def look(self, presented: Presented) -> Demand | None:
         """As `Guard.look`."""
         if not presented.policy.once:

@@ -6,6 +6,8 @@
 | `authz.fail_mode` | `open`, `closed`; default: the setting `fail_mode` |
 | `authz.audience` | the token must name this audience as well |
 | `authz.scopes` | space-separated; the token must have all of them |
+| `authz.require_https` | `true`, `false`; default: the setting `require_https` |
+| `authz.csrf` | `true` (default), `false`: a token in a cookie must come from our own pages |
 | `authz.binding` | `optional` (default), `required`: the token must be bound to its holder |
 | `authz.use` | `once`: the token is used up by one request; `many` (default) |
 
@@ -40,6 +42,10 @@ class RoutePolicy:
     fail_mode: FailMode
     audience: str | None
     scopes: tuple[str, ...]
+    require_https: bool = False
+    """A token that came over plain HTTP is refused."""
+    csrf: bool = True
+    """A token that a browser sent by itself, in a cookie, must come from one of our pages."""
     bound: bool = False
     """The token must be bound to a key or certificate of its holder."""
     once: bool = False
@@ -48,7 +54,7 @@ class RoutePolicy:
     """Whether guards are to be asked about every token, a plain one too."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "guarded", self.bound or self.once)
+        object.__setattr__(self, "guarded", self.require_https or self.bound or self.once)
 
     def objection(self, identity: Identity) -> Verdict | None:
         """The denial of a good token that is not good enough for this route, else None."""
@@ -79,11 +85,15 @@ def _audience(value: str) -> str:
     return value
 
 
+_yes_or_no = _one_of(true=True, false=False)
+
 _DEMANDS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "authz.mode": ("optional", _one_of(required=False, optional=True)),
     "authz.fail_mode": ("fail_mode", _one_of(open="open", closed="closed")),
     "authz.audience": ("audience", _audience),
     "authz.scopes": ("scopes", _scopes),
+    "authz.require_https": ("require_https", _yes_or_no),
+    "authz.csrf": ("csrf", _yes_or_no),
     "authz.binding": ("bound", _one_of(required=True, optional=False)),
     "authz.use": ("once", _one_of(once=True, many=False)),
 }
@@ -93,13 +103,14 @@ _DEMANDS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
 class RoutePolicies:
     """Reads extensions into policies, once per route."""
 
-    def __init__(self, fail_mode: FailMode) -> None:
+    def __init__(self, fail_mode: FailMode, *, require_https: bool = False) -> None:
         """What holds for a route that says nothing else."""
         self._default = RoutePolicy(
             optional=False,
             fail_mode=fail_mode,
             audience=None,
             scopes=(),
+            require_https=require_https,
         )
         self._known: LRUCache[tuple[tuple[str, str], ...], RoutePolicy] = LRUCache(
             ROUTES_REMEMBERED

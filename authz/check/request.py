@@ -8,6 +8,11 @@ OWN_HEADER_PREFIX = "x-authz-"
 """Headers that only authz may set. Whatever a client sends under this prefix is removed."""
 
 REQUEST_ID_HEADER = "x-request-id"
+FORWARDED_PROTO_HEADER = "x-forwarded-proto"
+"""By which protocol the client came, as Envoy saw it or believes the hop before."""
+
+PROOF_HEADER = "dpop"
+"""RFC 9449 section 4.1."""
 
 
 class CheckRequest(Protocol):

@@ -62,7 +62,7 @@ _KINDS: dict[tuple[str, str | None], _Kind] = {
     ("EC", "P-384"): _Kind(frozenset({"ES384"}), "ES384", ("crv", "kty", "x", "y")),
     ("OKP", "Ed25519"): _Kind(frozenset({"EdDSA"}), "EdDSA", ("crv", "kty", "x")),
 }
-_PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})  # RFC 7518 section 6
+PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})  # RFC 7518 section 6
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]+")
 _SAME_SIGNATURE = {"Ed25519": "EdDSA"}  # RFC 9864 section 2.2 renames EdDSA with this curve
 
@@ -107,7 +107,7 @@ def parse_jwks(data: bytes, algorithms: Collection[str], *, strict: bool) -> Par
                 raise KeySourceError(f"{label}: {bad}") from None
             warnings.append(f"{label} is left out: {bad}")
             continue
-        if not _PRIVATE_MEMBERS.isdisjoint(entry):
+        if not PRIVATE_MEMBERS.isdisjoint(entry):
             warnings.append(
                 f"{label} comes with its private part; publish what `authz keys jwks` prints"
             )

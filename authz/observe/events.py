@@ -118,6 +118,10 @@ STORE_GUARD_FAILED: Final = _event(
 )
 BREAKER_OPENED: Final = _event("breaker_opened", "a node failed too often: no check asks it")
 BREAKER_CLOSED: Final = _event("breaker_closed", "a node answered a probe: checks ask it again")
+USES_REFUSED: Final = _event(
+    "uses_refused",
+    "a node won't write down what is used once (a right is missing, memory full): its error",
+)
 
 # The feed of revocations
 FEED_SYNCING: Final = _event("feed_syncing", "all revocations of these buckets are being read")
@@ -167,6 +171,20 @@ RELAY_CURSOR_CHANGED: Final = _event(
 )
 RELAY_FAILED: Final = _event(
     "relay_failed", "copying ended in an error of our own; it is tried again"
+)
+
+# Tokens that came in the clear
+EXPOSED_REVOKED: Final = _event(
+    "exposed_revoked", "a token came over plain HTTP and was revoked: its issuer and its digest"
+)
+EXPOSED_NOT_REVOKED: Final = _event(
+    "exposed_not_revoked", "a token that came over plain HTTP can't be revoked; it is tried again"
+)
+EXPOSED_DROPPED: Final = _event(
+    "exposed_dropped", "too many such tokens wait to be revoked; this one isn't"
+)
+EXPOSED_ABANDONED: Final = _event(
+    "exposed_abandoned", "so many such tokens were not revoked yet when authz stopped"
 )
 
 # The audit

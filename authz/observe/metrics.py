@@ -161,6 +161,22 @@ class StoreFigures(Protocol):
         ...
 
 
+class RememberedUses(Protocol):
+    """`authz.uses.memory.UsedHere`."""
+
+    size: int
+    evictions: int
+
+
+class UseFigures(Protocol):
+    """`authz.uses.ledger.Ledger`."""
+
+    results: dict[str, int]
+
+    @property
+    def here(self) -> RememberedUses: ...
+
+
 class AuditFigures(Protocol):
     """`authz.audit.log.AuditLog`."""
 
@@ -227,6 +243,8 @@ class Metrics(Collector):
         lookups: Mapping[str, int],
         store_latency: Histogram,
         store: StoreFigures | None,
+        uses: UseFigures,
+        exposed: Mapping[str, int],
         audit: AuditFigures,
         reconciler: ReconcilerFigures,
         keys: Callable[[], Iterable[KeyRingFigures]],
@@ -237,6 +255,7 @@ class Metrics(Collector):
         """`connections`: None where the transport counts nothing.
         `fail_opens`: by cause (`FailOpenRecorder.fail_opens`). `lookups`: by result
         (`Revocations.results`). `store`, `feed`: None for `memory://`.
+        `exposed`: by result (`ExposedTokens.results`), empty where none is revoked.
         `keys`: the key rings of now.
         `loop_lag`: `Heartbeat.lag`. `clock`: the monotonic seconds that `KeyRing.age` takes.
         """
@@ -250,6 +269,8 @@ class Metrics(Collector):
         self._lookups = lookups
         self._store_latency = store_latency
         self._store = store
+        self._uses = uses
+        self._exposed = exposed
         self._audit = audit
         self._reconciler = reconciler
         self._keys = keys
@@ -275,6 +296,7 @@ class Metrics(Collector):
         yield from self._collect_knowledge()
         yield from self._collect_feed()
         yield from self._collect_store()
+        yield from self._collect_uses()
         yield from self._collect_audit()
         yield from self._collect_reconciled()
         yield from self._collect_keys()
@@ -360,6 +382,13 @@ class Metrics(Collector):
         )
         refreshes = {} if self._store is None else {(): self._store.topology_refreshes}
         yield _counter(names.STORE_TOPOLOGY_REFRESHES, refreshes)
+        yield _counter(names.EXPOSED_TOKENS, _by_one_label(self._exposed))
+
+    def _collect_uses(self) -> Iterator[Family]:
+        outcomes = ("first", "used", "used_here", *STORE_CAUSES)
+        yield _counter(names.USES, _by_one_label(self._uses.results, outcomes))
+        yield _gauge(names.USES_REMEMBERED, {(): self._uses.here.size})
+        yield _counter(names.USES_EVICTED, {(): self._uses.here.evictions})
 
     def _collect_audit(self) -> Iterator[Family]:
         yield _counter(names.AUDIT_RECORDS, {(): self._audit.written})

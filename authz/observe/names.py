@@ -172,6 +172,30 @@ STORE_TOPOLOGY_REFRESHES = Metric(
     "How often the map of the cluster was read.",
 )
 
+USES = Metric(
+    "authz_uses_total",
+    "counter",
+    "What may be used once, by outcome: first, used, used_here (before the store was asked), or "
+    "the cause of no answer.",
+    ("outcome",),
+)
+USES_REMEMBERED = Metric(
+    "authz_uses_remembered", "gauge", "Uses that are known here, should the store be gone."
+)
+USES_EVICTED = Metric(
+    "authz_uses_evicted_total",
+    "counter",
+    "Uses pushed out of memory while they still counted; the store has them.",
+)
+
+EXPOSED_TOKENS = Metric(
+    "authz_exposed_tokens_total",
+    "counter",
+    "Tokens that came in the clear, by what became of them: revoked, failed (and repeated), "
+    "dropped.",
+    ("result",),
+)
+
 AUDIT_RECORDS = Metric("authz_audit_records_total", "counter", "Audit records written.")
 AUDIT_LATE = Metric(
     "authz_audit_late_records_total",

@@ -103,7 +103,7 @@ POSSIBLY_REVOKED = PossiblyRevoked()
 
 
 def user_digest(issuer: str, subject: str) -> str:
-    return _digest(b"user", issuer.encode(), subject.encode())
+    return digest(b"user", issuer.encode(), subject.encode())
 
 
 def token_digest(issuer: str, jti: str | None, signing_input: bytes) -> str:
@@ -112,8 +112,8 @@ def token_digest(issuer: str, jti: str | None, signing_input: bytes) -> str:
     another valid one.
     """
     if jti is not None:
-        return _digest(b"jti", issuer.encode(), jti.encode())
-    return _digest(b"jws", signing_input)
+        return digest(b"jti", issuer.encode(), jti.encode())
+    return digest(b"jws", signing_input)
 
 
 def bucket_of(issuer: str, subject: str, buckets: int) -> int:
@@ -143,7 +143,7 @@ def tip_key(bucket: int) -> str:
     return f"jwt:{{{bucket}}}:tip"
 
 
-def _digest(*parts: bytes) -> str:
+def digest(*parts: bytes) -> str:
     """43 characters of base64url. Each part is preceded by its length, so that no two lists of
     parts read the same.
     """

@@ -4,12 +4,14 @@ Values come from a YAML file and are overridden by `AUTHZ_…` variables (`__` b
 for lists): `AUTHZ_STORE__TIMEOUT=40ms`. A key that is not here is an error, in either place.
 Durations are numbers of seconds or text with a unit: `250ms`, `5s`, `10m`, `24h`, `7d`.
 
-`model.py` has them all; `issuers.py`, `store.py`, `sidecar.py`, `tokens.py` and `signing.py` its
-sections; `load.py` reads them.
+`model.py` has them all; `issuers.py`, `guards.py`, `store.py`, `sidecar.py`, `tokens.py`,
+`signing.py` and `encryption.py` its sections; `load.py` reads them.
 """
 
 from authz.settings.base import SettingsError
+from authz.settings.dpop import DpopSettings, NonceSettings, nonce_secret
 from authz.settings.encryption import EncryptionSettings
+from authz.settings.guards import CsrfSettings
 from authz.settings.issuers import DecryptionSettings, IssuerSettings, KeySourceSettings
 from authz.settings.limits import ALGORITHMS, ENCRYPTION_ALGORITHMS, MAX_LEEWAY, MAX_LIFETIME
 from authz.settings.load import (
@@ -45,7 +47,9 @@ __all__ = [
     "MAX_LIFETIME",
     "AuditSettings",
     "CacheSettings",
+    "CsrfSettings",
     "DecryptionSettings",
+    "DpopSettings",
     "EncryptionSettings",
     "FeedSettings",
     "IssuerSettings",
@@ -53,6 +57,7 @@ __all__ = [
     "KeySourceSettings",
     "ListenTlsSettings",
     "LogSettings",
+    "NonceSettings",
     "Settings",
     "SettingsError",
     "SigningSettings",
@@ -62,6 +67,7 @@ __all__ = [
     "VaultSettings",
     "environment_values",
     "load_settings",
+    "nonce_secret",
     "read_config_file",
     "store_credentials",
     "store_url_parts",

@@ -8,6 +8,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from authz.addresses import check_listen_address
 from authz.durations import Duration
+from authz.settings.dpop import DpopSettings
+from authz.settings.guards import CsrfSettings
 from authz.settings.issuers import IssuerSettings
 from authz.settings.limits import MAX_LEEWAY
 from authz.settings.sidecar import (
@@ -66,6 +68,12 @@ class Settings(BaseSettings):
         list[Annotated[str, AfterValidator(_credential)]], Field(min_length=1)
     ] = ["header:authorization", "cookie:__Host-access"]
     """Where a token may be. A request that carries more than one is refused."""
+    dpop: DpopSettings = DpopSettings()
+    require_https: bool = False
+    """Refuse tokens that came over plain HTTP; a route may say otherwise."""
+    revoke_exposed: bool = False
+    """Revoke them as well, since others may have seen them."""
+    csrf: CsrfSettings = CsrfSettings()
     store: StoreSettings = StoreSettings()
     cache: CacheSettings = CacheSettings()
     feed: FeedSettings = FeedSettings()

@@ -33,6 +33,7 @@ from authz.revocation.record import (
     TokenRef,
     Unavailable,
 )
+from authz.settings import IssuerlessSettings
 from authz.uses.ledger import Ledger
 from support import jwks
 from support.jwks import b64, rsa_key, sign
@@ -63,7 +64,7 @@ class Pipeline:
             verifier=make_verifier(self.keys),
             revocations=self.store,
             policies=RoutePolicies(fail_mode),
-            guards=all_guards(),
+            guards=all_guards(IssuerlessSettings()),
             ledger=Ledger(None),
             recorder=self.recorder,
             clock=lambda: NOW,

@@ -65,6 +65,7 @@ from authz.revocation.record import (
 )
 from authz.revocation.store import Acknowledgement, TokenRevocation, UserRevocation
 from authz.revocation.view import Revocations
+from authz.settings import IssuerlessSettings
 from authz.uses.ledger import Ledger
 from support.jwks import ISSUER, PrivateKey, ec_key, rsa_key, sign
 
@@ -204,7 +205,7 @@ class Interleavings(RuleBasedStateMachine):
             verifier=make_verifier(self.keys, leeway=LEEWAY, cache_size=room),
             revocations=self.view,
             policies=RoutePolicies("open"),
-            guards=all_guards(),
+            guards=all_guards(IssuerlessSettings()),
             ledger=Ledger(None),
             recorder=self.recorder,
             clock=lambda: self.now,

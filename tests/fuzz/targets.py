@@ -20,6 +20,7 @@ from authz.envoy_api.grpc_calls import read_call, read_message, write_message
 from authz.envoy_api.http2.blocks import BlockReader
 from authz.envoy_api.http2.errors import ConnectionFault
 from authz.envoy_api.service import CheckService
+from authz.settings import IssuerlessSettings
 from authz.uses.ledger import Ledger
 from support import http2_driver
 from support.jwks import rsa_key
@@ -65,7 +66,7 @@ def _service() -> CheckService:
         verifier=make_verifier(FakeKeys(public_keys((rsa_key(), KID)))),
         revocations=CountingRevocations(),
         policies=RoutePolicies("open"),
-        guards=all_guards(),
+        guards=all_guards(IssuerlessSettings()),
         ledger=Ledger(None),
         recorder=FakeRecorder(),
         clock=lambda: 1.8e9,

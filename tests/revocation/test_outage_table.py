@@ -28,6 +28,7 @@ from authz.revocation.known.knowledge import Knowledge
 from authz.revocation.memory import MemoryStore
 from authz.revocation.record import Answer, Clear, Revoked, TokenRef, Unavailable
 from authz.revocation.view import Revocations
+from authz.settings import IssuerlessSettings
 from authz.uses.ledger import Ledger
 from support import jwks
 from support.jwks import ISSUER, rsa_key, sign
@@ -77,7 +78,7 @@ class World:
             verifier=make_verifier(FakeKeys(public_keys((rsa_key(), KID)))),
             revocations=view,
             policies=RoutePolicies("open"),
-            guards=all_guards(),
+            guards=all_guards(IssuerlessSettings()),
             ledger=Ledger(None),
             recorder=self.recorder,
             clock=lambda: NOW,
