@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 from check.fakes import (
-    AUDIENCE,
-    ISSUER,
     KID,
     NOW,
     FakeKeys,
@@ -26,6 +24,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding
 from hypothesis import given
 from hypothesis import strategies as st
 
+from authz.check import jwe
+from authz.check.jose import BadTokenError
 from authz.check.jwe import MAX_ENCRYPTED_BYTES, MAX_HEADER_CHARACTERS, read_header
 from authz.check.verdict import Reason
 from authz.check.verifier import Verifier
@@ -33,7 +33,7 @@ from authz.keys.encryption import parse_decryption_keys
 from authz.keys.keyset import KeySet
 from authz.settings import ENCRYPTION_ALGORITHMS, IssuerSettings
 from support.jwe import DecryptionKey, encrypt, private_jwk
-from support.jwks import b64, ec_key, jwk, rsa_key, sign
+from support.jwks import AUDIENCE, ISSUER, b64, ec_key, jwk, rsa_key, sign
 
 RSA, EC, EC384 = rsa_key("enc"), ec_key("enc"), ec_key("enc", "P-384")
 KEYS: dict[str, DecryptionKey] = {"rsa": RSA, "ec": EC, "ec384": EC384}
@@ -168,6 +168,12 @@ def test_a_token_that_is_too_large_is_refused_by_its_length(keyless: Verifier) -
     assert reason(keyless, text) is Reason.TOKEN_TOO_LARGE
 
 
+def test_the_size_is_looked_at_by_whoever_reads_a_header() -> None:
+    """`authz explain` and `authz revoke` do so before there is a verifier."""
+    with pytest.raises(BadTokenError, match="token_too_large"):
+        read_header(encrypt("a" * MAX_ENCRYPTED_BYTES, RSA, kid="rsa"))
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -293,6 +299,37 @@ def test_odd_parameters_of_the_agreement_do_not_open(
     """They are part of the key (RFC 7518 section 4.6.2), which here was made without."""
     text = encrypt(token(), EC, kid="ec", headers=headers)
     assert reason(verifier, text) is Reason.DECRYPTION_FAILED
+
+
+@pytest.mark.parametrize(
+    ("kid", "options"),
+    [
+        ("rsa", {"wrapped": bytes(255)}),
+        ("rsa", {"wrapped": bytes(257)}),
+        ("rsa", {"wrapped": b""}),
+        ("ec", {"wrapped": bytes(32)}),
+        ("ec", {"headers": {"epk": None}}),
+        ("ec", {"headers": {"epk": jwk(EC384, use=None)}}),
+        ("ec", {"headers": {"epk": {**jwk(EC, use=None), "kty": "OKP"}}}),
+    ],
+    ids=range(7),
+)
+def test_what_can_not_open_costs_no_private_operation(
+    verifier: Verifier, monkeypatch: pytest.MonkeyPatch, kid: str, options: dict[str, Any]
+) -> None:
+    tried: list[str] = []
+    decrypt = jwe.jwe.decrypt_compact
+
+    def counting(text: str, *key: Any, **options: Any) -> Any:
+        tried.append(text)
+        return decrypt(text, *key, **options)
+
+    monkeypatch.setattr(jwe.jwe, "decrypt_compact", counting)
+    text = encrypt(token(), KEYS[kid], kid=kid, **options)
+    assert reason(verifier, text) is Reason.DECRYPTION_FAILED
+    assert tried == []
+    accepted(verifier, encrypt(token(), KEYS[kid], kid=kid))
+    assert len(tried) == 1, "it would have been seen"
 
 
 # What is inside
