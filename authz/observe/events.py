@@ -105,6 +105,14 @@ VAULT_DOWN: Final = _event(
 )
 VAULT_UP: Final = _event("vault_up", "Vault answers again")
 
+# Users' sessions
+REFRESH_REUSED: Final = _event(
+    "refresh_reused", "a refresh token that had been used before was presented: its session is over"
+)
+SESSION_UNREADABLE: Final = _event(
+    "session_unreadable", "a user's sessions hold something that is none; it is cleared away"
+)
+
 # The revocation store
 STORE_IN_MEMORY: Final = _event(
     "store_in_memory", "memory:// is for one process and for trying things out: nothing is kept"
@@ -227,6 +235,22 @@ RECONCILE_FAILED: Final = _event(
 TRACE_REFUSED: Final = _event(
     "trace_refused", "the store refuses to say what became of a token: a right may be missing"
 )
+
+# The token service
+TOKENS_STARTING: Final = _event("tokens_starting", "the token service begins: version and issuer")
+TOKENS_SERVING: Final = _event(
+    "tokens_serving", "tokens are issued from now on, on the address listed"
+)
+TOKENS_FAILED: Final = _event(
+    "tokens_failed", "a request ended in an error of our own; its client got 500 server_error"
+)
+TOKENS_STORE_FAILED: Final = _event(
+    "tokens_store_failed", "the store did not do what was asked of it; the client got 503"
+)
+LIMITS_LOCAL: Final = _event(
+    "limits_local", "the counters in Redis don't answer: this process counts for itself"
+)
+LIMITS_SHARED: Final = _event("limits_shared", "requests are counted in Redis again")
 
 # What operators see
 ADMIN_LISTENING: Final = _event("admin_listening", "/metrics and the probes are answered here")

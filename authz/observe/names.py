@@ -336,3 +336,56 @@ RELAY_METRICS = (
     RELAY_FAILURES,
 )  # fmt: skip
 """These, and BUILD_INFO and LOOP_LAG."""
+
+# `authz tokens`, which is a process of its own as well.
+
+TOKEN_REQUESTS = Metric(
+    "authz_tokens_requests_total",
+    "counter",
+    "Requests to the token service, by route and status (499: the client went away).",
+    ("route", "status"),
+)
+TOKEN_REQUEST_DURATION = Metric(
+    "authz_tokens_request_duration_seconds",
+    "histogram",
+    "From the request's head to the end of the answer.",
+)
+TOKENS_ISSUED = Metric(
+    "authz_tokens_issued_total",
+    "counter",
+    "Access tokens given, by grant (client_credentials, refresh_token, token_exchange).",
+    ("grant",),
+)
+TOKEN_ERRORS = Metric(
+    "authz_tokens_errors_total",
+    "counter",
+    "Requests refused, by `error`, or by its cause where that says more (store, signing, busy).",
+    ("error",),
+)
+TOKEN_LIMITED = Metric(
+    "authz_tokens_limited_total",
+    "counter",
+    "Requests answered 429, by the limit that was reached.",
+    ("limit",),
+)
+TOKEN_LIMITS_SHARED = Metric(
+    "authz_tokens_limits_shared",
+    "gauge",
+    "1 while requests are counted in Redis for all processes, 0 while each counts for itself.",
+)
+TOKEN_LIMITS_FAILURES = Metric(
+    "authz_tokens_limits_failures_total",
+    "counter",
+    "Requests that could not be counted in Redis and were counted here.",
+)
+TOKEN_SECRET_HASHES = Metric(
+    "authz_tokens_secret_hashes_total",
+    "counter",
+    "Secrets of clients that had to be hashed; each takes 20 ms of a core.",
+)
+
+TOKEN_METRICS = (
+    TOKEN_REQUESTS, TOKEN_REQUEST_DURATION, TOKENS_ISSUED, TOKEN_ERRORS, TOKEN_LIMITED,
+    TOKEN_LIMITS_SHARED, TOKEN_LIMITS_FAILURES, TOKEN_SECRET_HASHES,
+)  # fmt: skip
+"""These, and BUILD_INFO and LOOP_LAG."""

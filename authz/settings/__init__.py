@@ -4,8 +4,8 @@ Values come from a YAML file and are overridden by `AUTHZ_…` variables (`__` b
 for lists): `AUTHZ_STORE__TIMEOUT=40ms`. A key that is not here is an error, in either place.
 Durations are numbers of seconds or text with a unit: `250ms`, `5s`, `10m`, `24h`, `7d`.
 
-`model.py` has them all; `issuers.py`, `guards.py`, `store.py`, `sidecar.py`, `tokens.py`,
-`signing.py` and `encryption.py` its sections; `load.py` reads them.
+`model.py` has them all; the others are its sections, those of the token service `tokens.py`,
+`signing.py`, `encryption.py` and `token_*.py`; `load.py` reads them.
 """
 
 from authz.settings.base import SettingsError

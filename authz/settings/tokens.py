@@ -6,10 +6,16 @@ from pydantic import AfterValidator, Field, model_validator
 
 from authz.addresses import require_http_url
 from authz.durations import Duration
-from authz.settings.base import Section
+from authz.settings.base import ListenAddress, Section
 from authz.settings.encryption import EncryptionSettings
 from authz.settings.limits import MAX_LIFETIME
 from authz.settings.signing import SigningSettings
+from authz.settings.token_http import (
+    CookieSettings,
+    ExchangeSettings,
+    TokensTlsSettings,
+)
+from authz.settings.token_limits import TokenLimitsSettings
 
 DAY = 86400.0
 """Seconds."""
@@ -49,6 +55,17 @@ class TokensSettings(Section):
     """For so long after a refresh token was used it gives the same successor again: two tabs may
     use it at once, and an answer may be lost. Later it ends the session."""
     signing: SigningSettings
+    listen: ListenAddress = "127.0.0.1:9195"
+    """Where OAuth's endpoints are answered, over HTTP/1.1."""
+    http_listen: ListenAddress = "127.0.0.1:9196"
+    """`/metrics`, `/healthz`, `/readyz`, `/status`."""
+    tls: TokensTlsSettings | None = None
+    """TLS on `listen`. Without it an Envoy in front has to end TLS."""
+    trusted_hops: Annotated[int, Field(ge=0, le=8)] = 0
+    """Proxies in front that append the address they see to `X-Forwarded-For`."""
+    cookies: CookieSettings = CookieSettings()
+    exchange: ExchangeSettings = ExchangeSettings()
+    limits: TokenLimitsSettings = TokenLimitsSettings()
     encryption: list[EncryptionSettings] = Field(default=[])
     """Audiences whose tokens are encrypted. A token for several is issued only where all of them
     want the same."""

@@ -46,6 +46,8 @@ shows soon, where Redis itself drops it only after `repl-timeout` (60 s)."""
 
 T = TypeVar("T")
 
+Argument = str | bytes | int
+
 
 @dataclass(frozen=True, slots=True)
 class Script:
@@ -91,7 +93,7 @@ class ScriptRunner:
         self._nodes = nodes
 
     async def run(
-        self, bucket: int, script: Script, keys: Sequence[str], arguments: Sequence[str | int]
+        self, bucket: int, script: Script, keys: Sequence[str], arguments: Sequence[Argument]
     ) -> Ran:
         """Run the script until it was answered and what it wrote is replicated, through failovers
         and moves, within `write_timeout`. It may run several times: it has to take itself for done,
@@ -125,7 +127,7 @@ class ScriptRunner:
         confirmed = await self._bring_through(attempt, "not acknowledged: {}. Repeating it is safe")
         return Ran(replies, confirmed)
 
-    async def read(self, bucket: int, *commands: Sequence[str | int]) -> list[Any]:
+    async def read(self, bucket: int, *commands: Sequence[Argument]) -> list[Any]:
         """The primary's replies to commands that write nothing. StoreError as `run`."""
 
         async def call(client: Redis, shard: Shard) -> list[Any]:
@@ -135,9 +137,10 @@ class ScriptRunner:
                 pipeline.execute_command(*command)
             return await pipeline.execute()
 
-        return await self._bring_through(
-            lambda: self._at_primary(bucket, call), "the store could not be asked: {}"
-        )
+        async def attempt() -> list[Any]:
+            return await self._at_primary(bucket, call)
+
+        return await self._bring_through(attempt, "the store could not be asked: {}")
 
     async def _bring_through(self, attempt: Callable[[], Awaitable[T]], problem: str) -> T:
         """Attempt after attempt, within `write_timeout`."""
@@ -196,7 +199,7 @@ class ScriptRunner:
         client: Redis,
         script: Script,
         keys: Sequence[str],
-        arguments: Sequence[str | int],
+        arguments: Sequence[Argument],
         wanted: int,
     ) -> tuple[Any, int]:
         """The script and WAIT, on one connection."""

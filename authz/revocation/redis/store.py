@@ -163,6 +163,11 @@ class RedisStore:
         return self._nodes.breakers()
 
     @property
+    def nodes(self) -> Nodes:
+        """For what has to look at every node."""
+        return self._nodes
+
+    @property
     def topology_refreshes(self) -> int:
         return self._nodes.topology.refreshes
 

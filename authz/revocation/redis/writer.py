@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from authz.revocation.entry import Entry
 from authz.revocation.record import feed_key, tip_key
-from authz.revocation.redis.script import Script, ScriptRunner
+from authz.revocation.redis.script import Argument, Script, ScriptRunner
 from authz.settings import MAX_LEEWAY, MAX_LIFETIME
 
 STREAM_LUA = ("authz.revocation.redis", "stream.lua")
@@ -46,7 +46,7 @@ class Writer:
         StoreError as `ScriptRunner.run`.
         """
         keys = [feed_key(bucket), tip_key(bucket), *keys_of(entries, bucket)]
-        arguments = [STREAM_KEEPS, self._buckets, *arguments_of(entries)]
+        arguments: list[Argument] = [STREAM_KEEPS, self._buckets, *arguments_of(entries)]
         ran = await self._scripts.run(bucket, REVOKE, keys, arguments)
         # What an attempt of this very call has written before is not repeated.
         attempts = zip(*ran.replies, strict=True)
