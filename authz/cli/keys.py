@@ -1,6 +1,7 @@
 """`authz keys`: make, rotate and publish keys that sign, or that tokens are encrypted to."""
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import Any, get_args
 import click
 
 from authz.cli.errors import CommandError
+from authz.cli.options import config_option
+from authz.cli.service_keys import published_service_keys, rotate_service_key
+from authz.cli.withdraw import withdraw
 from authz.keys import rotation
 from authz.keys.encryption import is_for_encryption
 from authz.keys.errors import KeySourceError
@@ -30,6 +34,9 @@ from authz.keys.keyfile import (
     write_keys,
     write_public_keys,
 )
+
+DEFAULT_KEEP = 2
+"""Keys in a file that is rotated by hand: the one that signs, and the one that did."""
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -97,9 +104,10 @@ def generate(
       authz keys generate --use enc --type ec --out decryption.json --public encryption.json
     """
     key = _new_key(key_type, bits, curve, use)
+    begun = key if use == "enc" else {**key, rotation.SIGNS_FROM: int(time.time())}
     with _failures(out), lock(out):
         try:
-            write_keys(out, [key], replace=force)
+            write_keys(out, [begun], replace=force)
         except FileExistsError:
             raise CommandError(
                 f"{out} exists; add a key to it with `authz keys rotate {out}`, "
@@ -110,26 +118,26 @@ def generate(
 
 
 @keys.command()
-@click.argument("file", type=FILE)
+@click.argument("file", type=FILE, required=False)
+@config_option
 @_type
 @_bits
 @_curve
 @click.option(
     "--keep",
     type=click.IntRange(min=1),
-    default=2,
-    show_default=True,
-    help="How many keys stay, the new one included.",
+    help="How many keys of FILE stay, the new one included.  [default: 2]",
 )
 @click.option("--stage", is_flag=True, help="Publish the new key, but don't sign with it yet.")
 @click.option("--activate", is_flag=True, help="Sign with the key that was staged.")
 @_public
 def rotate(
-    file: Path,
+    file: Path | None,
+    config: Path | None,
     key_type: KeyType | None,
     bits: int | None,
     curve: Curve | None,
-    keep: int,
+    keep: int | None,
     stage: bool,
     activate: bool,
     public: Path | None,
@@ -141,21 +149,31 @@ def rotate(
     token lives. Where others keep the public set for a while, do it in two steps: --stage, wait
     until they have it, --activate.
 
+    Without FILE it is the key of the token service, `tokens.signing` of the settings, in Vault too.
+    That is always in two steps, and the second comes by itself after `publish_ahead`.
+
     \b
     Example:
+      authz keys rotate --config authz.yaml
       authz keys rotate signing.json --public jwks.json
       authz keys rotate signing.json --public jwks.json --stage
       authz keys rotate signing.json --public jwks.json --activate
     """
+    if file is None:
+        if stage or activate or any((key_type, bits, curve, keep, public)):
+            raise click.UsageError("--config alone: the settings say all else; or name a FILE")
+        rotate_service_key(config)
+        return
     if stage and activate:
         raise click.UsageError("--stage and --activate are two steps; give one of them")
     if activate and (key_type or bits or curve):
         raise click.UsageError("--activate makes no key: --type, --bits, --curve go with --stage")
+    now, keep = time.time(), keep or DEFAULT_KEEP
     with _failures(file), lock(file):
         before = read_keys(file, private=True)
         _warn_exposed(file, before)
         if activate:
-            result = rotation.activate(before, keep=keep)
+            result = rotation.activate(before, keep=keep, now=now)
             done = f"{_describe(result.keys[0])} is the one in use from now on"
         else:
             new = (
@@ -163,9 +181,10 @@ def rotate(
                 if key_type
                 else _new_key_like(before[0], bits, curve)
             )
-            result = (
-                rotation.stage(before, new) if stage else rotation.rotate(before, new, keep=keep)
-            )
+            if stage:
+                result = rotation.stage(before, new, now=now)
+            else:
+                result = rotation.rotate(before, new, keep=keep, now=now)
             done = f"{'staged' if stage else 'added'} {_describe(new)}"
         # Published before it signs: whoever sees a token of the new key can find the key. And not
         # before it opens: whoever finds the key encrypts to it.
@@ -184,19 +203,27 @@ def rotate(
         print(f"wrote {public}: {_count(result.keys)}")
 
 
+keys.add_command(withdraw)
+
+
 @keys.command()
-@click.argument("file", type=FILE)
+@click.argument("file", type=FILE, required=False)
+@config_option
 @click.option("--out", type=FILE, help="Write there instead of to the standard output.")
-def jwks(file: Path, out: Path | None) -> None:
-    """Print the public JWK Set of a key file, fit to be published.
+def jwks(file: Path | None, config: Path | None, out: Path | None) -> None:
+    """Print the public JWK Set of a key file, or of the token service, fit to be published.
 
     \b
     Example:
+      authz keys jwks --config authz.yaml
       authz keys jwks signing.json > jwks.json
     """
-    with _failures(file):
-        found = read_keys(file, private=False)
-        _warn_exposed(file, found)
+    if file is None:
+        found = published_service_keys(config)
+    else:
+        with _failures(file):
+            found = read_keys(file, private=False)
+            _warn_exposed(file, found)
     if out is None:
         sys.stdout.write(dump([public_part(key) for key in found]))
     else:

@@ -197,7 +197,7 @@ def _signer(
     if key is not None:
         _warn_exposed(key)
         try:
-            return load_signing_key(key)
+            return load_signing_key(key, time.time())
         except KeySourceError as error:
             raise CommandError(f"{key}: {error}") from None
     secret, where = _secret(secret_file, known)

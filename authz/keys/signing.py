@@ -9,6 +9,7 @@ import jwt
 
 from authz.keys.jwk import default_algorithm, private_key, read_key
 from authz.keys.keyfile import read_keys
+from authz.keys.rotation import arranged
 from authz.keys.secret import check_secret
 from authz.settings import ALGORITHMS
 
@@ -31,9 +32,12 @@ def signing_key(jwk: Mapping[str, Any]) -> SigningKey:
     return SigningKey(public.kid, algorithm, key)
 
 
-def load_signing_key(path: Path) -> SigningKey:
-    """The first key of a private JWK Set. KeySourceError: the file or the key can't be used."""
-    return signing_key(read_keys(path, private=True)[0])
+def load_signing_key(path: Path, now: float) -> SigningKey:
+    """The key of a private JWK Set that signs at `now`, seconds since 1970.
+
+    KeySourceError: the file or the key can't be used.
+    """
+    return signing_key(arranged(read_keys(path, private=True), now)[0])
 
 
 def secret_signing_key(secret: bytes, algorithm: str = "HS256") -> SigningKey:

@@ -22,7 +22,9 @@ from authz.settings import SettingsError
 from authz.settings.signing import SigningSettings
 
 FIRST_RETRY = 0.5
-"""Seconds before a store that failed is read again, doubled each time up to its `read_every`."""
+"""Seconds before a store that failed is read again, doubled each time up to `LAST_RETRY`."""
+
+LAST_RETRY = 2.0
 
 ROTATE_AGAIN = 60.0
 """Seconds before another key is tried to be made, where that failed."""
@@ -64,7 +66,8 @@ class FollowedKeys:
         self._store = store
         self._clock = clock
         self._retain = retain
-        self._spread = rotation_spread
+        # Chosen once: while it lasts the keys are followed as ever.
+        self._later = random.uniform(0, rotation_spread)  # noqa: S311  spreads load
         self._held: Mapping[str, HeldKey] = {}
         self._order: Sequence[HeldKey] = ()
         self._plan = _NOTHING
@@ -72,7 +75,7 @@ class FollowedKeys:
         self._verification = KeySet()
         self._told: tuple[str, ...] = ()
         self._failures = 0
-        self._rotate_after = -math.inf
+        self._rotate_after = clock() + self._later
         self._reading = asyncio.Lock()
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -223,8 +226,8 @@ class FollowedKeys:
         """Seconds until there is something to do without being asked."""
         pause = self._store.read_every
         if self._failures:
-            doublings = min(self._failures - 1, 16)  # 2**16 half seconds are beyond `read_every`
-            pause = min(FIRST_RETRY * 2.0**doublings, pause)
+            doublings = min(self._failures - 1, 16)  # 2**16 half seconds are beyond `LAST_RETRY`
+            pause = min(FIRST_RETRY * 2.0**doublings, LAST_RETRY, pause)
         spread = random.uniform(1 - JITTER, 1)  # noqa: S311  spreads load, guards nothing
         pauses = [pause * spread, self._plan.changes_at - self._clock()]
         if self._rotates():
@@ -243,12 +246,11 @@ class FollowedKeys:
             rotate_every=self._settings.rotate_every,
             publish_ahead=self._settings.publish_ahead,
         )
-        return max(due, self._rotate_after)
+        return max(due + self._later, self._rotate_after)
 
     async def _rotate(self) -> None:
         """Make the next key, or leave it to another process that was faster."""
         newest = in_order([key.times for key in self._order])[-1].name
-        await asyncio.sleep(random.uniform(0, self._spread))  # noqa: S311  spreads load
         now = self._clock()
         self._rotate_after = now + ROTATE_AGAIN
         try:
