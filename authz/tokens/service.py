@@ -67,12 +67,18 @@ class TokenService:
         self._limiter = Limiter(tokens.limits, self._counters)
         self._heartbeat = Heartbeat()
         self._readiness = Readiness()
+        self._following: asyncio.Task[None] | None = None
         parts = self._parts(settings, tokens)
         self._server = HttpServer(
             make_app(parts), tokens.listen, tls=tokens.tls, drain=settings.drain_timeout
         )
         metrics = TokenMetrics(
-            parts.figures, parts.throttle, self._limiter, self._hasher, self._heartbeat.lag
+            parts.figures,
+            parts.throttle,
+            self._limiter,
+            self._hasher,
+            self._keys,
+            self._heartbeat.lag,
         )
         self._admin = AdminServer(
             tokens.http_listen,
@@ -137,6 +143,8 @@ class TokenService:
         await self._trusted.start()
         await self._encryption.start()
         await self._store.first_look()
+        follow = self._store.announcements.follow(self._keys.refresh)
+        self._following = asyncio.get_running_loop().create_task(follow)
         await self._server.start()
         self._readiness.serving()
         log.info(events.TOKENS_SERVING, listen=self._server.listen)
@@ -158,6 +166,9 @@ class TokenService:
         self._readiness.not_serving("draining")
         log.info(events.DRAINING)
         await self._server.stop()
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.wait([self._following])
         await self._encryption.aclose()
         await self._trusted.aclose()
         await self._keys.aclose()

@@ -134,8 +134,8 @@ class FollowedKeys:
         self._wake.set()
 
     def status(self) -> dict[str, Any]:
-        """As `SigningKeys.status`."""
-        now = self._planned()
+        """As `SigningKeys.status`. From any thread."""
+        now = self._plan
         return {
             "source": self._store.setting,
             "where": self._store.where,
@@ -148,26 +148,29 @@ class FollowedKeys:
             "rotations": dict(self.figures.rotations),
         }
 
-    # ---- for metrics
+    # ---- for metrics, from any thread
 
     @property
     def known(self) -> dict[str, int]:
         """How many keys there are, by what they do."""
-        now = self._planned()
-        moment = self._clock()
-        begins = [self._held[name].times for name in now.published if name != now.signing]
-        coming = sum(
-            one.staged or (one.signs_from is not None and one.signs_from > moment) for one in begins
-        )
-        signing = int(now.signing is not None)
-        return {"signing": signing, "coming": coming, "older": len(begins) - coming}
+        now, moment = self._plan, self._clock()
+        times = [key.times for key in self._order if key.times.name in now.published]
+        others = [one for one in times if one.name != now.signing]
+        coming = sum(one.staged or (one.signs_from or 0) > moment for one in others)
+        return {
+            "signing": int(now.signing is not None),
+            "coming": coming,
+            "older": len(others) - coming,
+        }
 
     @property
     def age(self) -> float | None:
         """Seconds since the key that signs began to; None where that isn't known."""
-        signing = self._planned().signing
-        begin = None if signing is None else self._held[signing].times.signs_from
-        return None if begin is None else max(0.0, self._clock() - begin)
+        signing = self._plan.signing
+        begins = [key.times.signs_from for key in self._order if key.times.name == signing]
+        if not begins or begins[0] is None:
+            return None
+        return max(0.0, self._clock() - begins[0])
 
     # ---- following
 
