@@ -13,7 +13,8 @@ from authz.check.request import CheckRequest
 from authz.check.verdict import Reason
 
 _AUTHORIZATION = "authorization"
-_BEARER, _DPOP = "bearer", "dpop"  # RFC 9110 section 11.1: schemes are case-insensitive
+_BEARER: Literal["bearer"] = "bearer"  # RFC 9110 section 11.1: schemes are case-insensitive
+_DPOP: Literal["dpop"] = "dpop"
 _JOINED_DUPLICATE = re.compile(
     r"^(?:bearer|dpop)[ \t].*,|,[ \t]*(?:bearer|dpop)(?:[ \t]|$)", re.IGNORECASE | re.DOTALL
 )
