@@ -9,7 +9,7 @@ import click
 
 from authz.addresses import require_http_url
 from authz.check.credentials import CredentialFinder
-from authz.check.request import FORWARDED_PROTO_HEADER, PlainRequest
+from authz.check.request import FORWARDED_PROTO_HEADER, PROOF_HEADER, PlainRequest
 from authz.cli.errors import CommandError
 
 COOKIE = "token"
@@ -38,12 +38,13 @@ class RequestOptions(NamedTuple):
         except ValueError as error:
             raise click.UsageError(f"--url {self.url!r}: {error}") from None
         url = urlsplit(self.url)
-        headers = {FORWARDED_PROTO_HEADER: (url.scheme,)}
+        headers = {name: (value,) for name, value in map(_header, self.headers)}
+        headers.setdefault(FORWARDED_PROTO_HEADER, (url.scheme,))
         if self.cookie:
             headers["cookie"] = (f"{COOKIE}={token}",)
         else:
-            headers["authorization"] = (f"Bearer {token}",)
-        headers |= {name: (value,) for name, value in map(_header, self.headers)}
+            scheme = "DPoP" if PROOF_HEADER in headers else "Bearer"
+            headers["authorization"] = (f"{scheme} {token}",)
         return PlainRequest(
             headers=headers,
             extensions=extensions,
@@ -71,7 +72,8 @@ def request_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "headers",
             multiple=True,
             metavar="NAME=VALUE",
-            help="A header that came with it, e.g. origin=https://app.example. May be repeated.",
+            help="A header that came with it, e.g. origin=https://app.example or dpop=PROOF. "
+            "May be repeated.",
         ),
         click.option("--cookie", is_flag=True, help="The token came in a cookie."),
         click.option(

@@ -136,13 +136,13 @@ def http_request(
     token: str | None = None,
     headers: Mapping[str, tuple[str, ...]] | None = None,
     extensions: Mapping[str, str] | None = None,
-    **parts: str,
+    **parts: Any,
 ) -> PlainRequest:
     """A request as the decoder hands it on. `token`: as the bearer token."""
     values = dict(headers or {})
     if token is not None:
         values["authorization"] = (f"Bearer {token}",)
-    given = {
+    given: dict[str, Any] = {
         "request_id": "request-1",
         "method": "GET",
         "path": "/",

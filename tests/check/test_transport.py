@@ -1,5 +1,7 @@
 """Tokens that came over plain HTTP."""
 
+from typing import Any
+
 import pytest
 from check.fakes import http_request, presented
 
@@ -12,7 +14,7 @@ from authz.check.verdict import Reason
 REQUIRED = {"require_https": "true"}
 
 
-def came_by(*values: str, **parts: str) -> PlainRequest:
+def came_by(*values: str, **parts: Any) -> PlainRequest:
     """With these values of `x-forwarded-proto`."""
     return http_request(headers={"x-forwarded-proto": values} if values else {}, **parts)
 

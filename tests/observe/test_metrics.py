@@ -128,6 +128,7 @@ def metrics(tmp_path: Path) -> Metrics:
         uses=SimpleNamespace(
             results={"first": 6, "used_here": 2}, here=SimpleNamespace(size=6, evictions=1)
         ),
+        exposed={"revoked": 3, "failed": 2, "dropped": 0},
         audit=audit,
         reconciler=SimpleNamespace(
             reconciled={True: 2, False: 40}, requests_after=5, pending=7, dropped=1
@@ -203,6 +204,8 @@ def test_the_figures_of_the_parts_are_shown(metrics: Metrics) -> None:
         "authz_uses_total['timeout']": 0,
         "authz_uses_remembered": 6,
         "authz_uses_evicted_total": 1,
+        "authz_exposed_tokens_total['revoked']": 3,
+        "authz_exposed_tokens_total['dropped']": 0,
         "authz_audit_records_total": 12,
         "authz_audit_failures_total['timeout']": 3,
         "authz_audit_failures_total['no_space']": 0,
