@@ -124,7 +124,6 @@ def metrics(tmp_path: Path) -> Metrics:
         lookups={"clear": 20, "timeout": 2},
         store_latency=store.latency,
         store=Store(),
-        exposed={"revoked": 1},
         uses=SimpleNamespace(
             results={"first": 6, "used_here": 2}, here=SimpleNamespace(size=6, evictions=1)
         ),
