@@ -29,6 +29,10 @@ class Credential(NamedTuple):
     cookie: bool = False
     """It came in a cookie and in no header: a browser sends that by itself, whoever asks it to."""
 
+    def __bool__(self) -> bool:
+        """Whether it has any text, as of a `str`."""
+        return bool(self.token)
+
 
 class CredentialFinder:
     """Finds the one token of a request at the configured places."""
