@@ -257,7 +257,7 @@ def _warm(signer: Signer) -> dict[str, float]:
     turns["revocation_first"] = partial(_find, view, ref, CLEAR)
     clear = view.find(ref, time.time())
     turns["revocation_again"] = partial(_find, view, ref, cast("Clear", clear))
-    seconds = _in_turns(turns)
+    seconds = in_turns(turns)
     return {f"{name}_us": median(taken) * 1e6 for name, taken in seconds.items()}
 
 
@@ -304,7 +304,7 @@ def _check_again(service: CheckService, data: bytes) -> float:
 def _never_seen(name: str, signer: Signer) -> dict[str, float]:
     tokens = signer.tokens(TOKENS)
     requests = [make_request(token) for token in tokens]
-    seconds = _in_turns(
+    seconds = in_turns(
         {
             "decode": partial(_decode_all, signer, tokens),
             "check": partial(_check_first, signer, requests),
@@ -364,7 +364,7 @@ def _check_first(signer: Signer, requests: Sequence[bytes], opening: KeySet | No
     return (time.process_time() - started) / len(requests)
 
 
-def _in_turns(turns: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
+def in_turns(turns: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
     for turn in turns.values():
         turn()
     taken: dict[str, list[float]] = {name: [] for name in turns}
