@@ -333,7 +333,7 @@ def _encrypted(signer: Signer) -> dict[str, float]:
             texts = [encrypt(text, published) for text in texts]
         requests = [make_request(text) for text in texts]
         turns[jwk["alg"].lower()] = partial(_check_first, signer, requests, opening)
-    seconds = _in_turns(turns)
+    seconds = in_turns(turns)
     clear = seconds.pop("clear")
     return {
         f"never_seen_{name.replace('-', '_')}_{unit}": figure
