@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from authz.check.jose import BadTokenError, require_compact_form
 from authz.revocation.record import Note
 from authz.tokens.http.errors import (
     OAuthError,
@@ -21,6 +20,7 @@ from authz.tokens.http.errors import (
     invalid_token,
 )
 from authz.tokens.http.parts import Parts
+from authz.tokens.refresh import RefreshToken
 
 OWN = "sessions"
 ALL = "sessions:all"
@@ -87,11 +87,7 @@ def _token(request: Request) -> tuple[str, str]:
         raise invalid_token("one Authorization header with an access token is needed")
     scheme, _, token = values[0].partition(" ")
     scheme = {"bearer": "Bearer", "dpop": "DPoP"}.get(scheme.lower(), "")
-    try:
-        require_compact_form(token)  # a refresh token is none
-    except BadTokenError:
-        scheme = ""
-    if not scheme:
+    if not scheme or RefreshToken.read(token) is not None:
         raise invalid_token("an access token of this service is needed")
     return scheme, token
 
