@@ -102,6 +102,21 @@ def require_http_url(value: str) -> None:
         raise ValueError(msg)
 
 
+_ORIGIN = re.compile(r"(https?)://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+
+
+def check_origin(value: str) -> str:
+    """`https://app.example`, as browsers write it in `Origin` (RFC 6454 section 6.2): lower case,
+    names in ASCII, and no port that is the scheme's own. ValueError: it isn't one.
+    """
+    origin = _ORIGIN.fullmatch(value.lower())
+    if origin is None or int(origin[2] or 0) > 65535:  # noqa: PLR2004
+        msg = f"{value!r} is no origin, as in https://app.example"
+        raise ValueError(msg)
+    return origin[0].removesuffix(_DEFAULT_PORTS[origin[1]])
+
+
 def store_address(url: str) -> tuple[str, list[tuple[str, int]], int]:
     """Scheme, nodes as (host, port), and database number, of a checked store URL."""
     parts = StoreUrlParts.of(url)

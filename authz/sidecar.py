@@ -17,6 +17,8 @@ from authz.audit.reconciler import Reconciler
 from authz.audit.recorder import FailOpenRecorder
 from authz.check.authorizer import Authorizer
 from authz.check.credentials import CredentialFinder
+from authz.check.guards import all_guards
+from authz.check.nonce import Nonces
 from authz.check.policy import RoutePolicies
 from authz.check.verifier import Verifier
 from authz.envoy_api.open import CheckServer, open_server
@@ -36,11 +38,13 @@ from authz.observe.http import AdminServer
 from authz.observe.logs import configure_logs
 from authz.observe.metrics import Metrics
 from authz.observe.readiness import Readiness
+from authz.revocation.exposed import ExposedTokens
 from authz.revocation.known.knowledge import Knowledge
 from authz.revocation.memory import MemoryStore
 from authz.revocation.open import open_store
 from authz.revocation.view import Revocations
-from authz.settings import Settings
+from authz.settings import Settings, nonce_secret
+from authz.uses.ledger import Ledger
 
 log = structlog.get_logger(__name__)
 
@@ -71,6 +75,7 @@ class Sidecar:
             leeway=settings.leeway,
             buckets=settings.store.buckets,
             cache_size=settings.cache.tokens,
+            decryption=self._keys.decryption,
         )
         self._knowledge = Knowledge(
             revocations=settings.cache.revocations,
@@ -93,9 +98,11 @@ class Sidecar:
                 clock=time.time,
                 monotonic=time.monotonic,
                 observe_lag=revocation_lag.observe,
+                keys_withdrawn=self._keys.withdrawn,
             )
         )
         self._revocations.use(self._store, None if self._feed is None else self._feed.remembers)
+        self._ledger = Ledger(None if isinstance(self._store, MemoryStore) else self._store)
         self._audit = AuditLog(settings.audit)
         pending = Pending()
         recorder = FailOpenRecorder(
@@ -108,11 +115,20 @@ class Sidecar:
             clock=time.time,
             recall=self._recall(),
         )
+        self._exposed: ExposedTokens | None = None
+        if settings.revoke_exposed:
+            self._exposed = ExposedTokens(self._store, self._revocations.learn, clock=time.time)
         authorizer = Authorizer(
             credentials=CredentialFinder(settings.credentials),
             verifier=self._verifier,
             revocations=self._revocations,
-            policies=RoutePolicies(settings.fail_mode),
+            policies=RoutePolicies(settings.fail_mode, require_https=settings.require_https),
+            guards=all_guards(
+                settings,
+                exposed=None if self._exposed is None else self._exposed.tell,
+                nonces=_nonces(settings),
+            ),
+            ledger=self._ledger,
             recorder=recorder,
             clock=time.time,
         )
@@ -131,9 +147,11 @@ class Sidecar:
             lookups=self._revocations.results,
             store_latency=store_counters.latency,
             store=None if isinstance(self._store, MemoryStore) else self._store,
+            uses=self._ledger,
+            exposed={} if self._exposed is None else self._exposed.results,
             audit=self._audit,
             reconciler=self._reconciler,
-            keys=lambda: list(self._keys.by_issuer.values()),
+            keys=lambda: self._keys.all,
             loop_lag=self._heartbeat.lag,
             transport=settings.transport,
             clock=time.monotonic,
@@ -163,6 +181,8 @@ class Sidecar:
         await self._store.start()
         if self._feed is not None:
             self._feed.start()
+        if self._exposed is not None:
+            self._exposed.start()
         self._reconciler.start()
         await self._keys.start()
         if not isinstance(self._store, MemoryStore):
@@ -183,6 +203,8 @@ class Sidecar:
         self._readiness.not_serving("draining")
         log.info(events.DRAINING)
         await self._server.stop(self._settings.drain_timeout)
+        if self._exposed is not None:
+            await self._exposed.aclose()
         await self._reconciler.aclose()
         await self._audit.aclose()
         await self._keys.aclose()
@@ -217,8 +239,12 @@ class Sidecar:
                 "clear_cached": self._knowledge.cache.size_clear,
                 "lookups": dict(self._revocations.results),
             },
+            "exposed": None
+            if self._exposed is None
+            else {"waiting": self._exposed.waiting, **self._exposed.results},
             "feed": None if self._feed is None else self._feed.status(),
             "store": self._store.status(),
+            "uses": {"remembered": self._ledger.here.size, **self._ledger.results},
             "keys": self._keys.status(),
             "audit": self._audit.status(),
             "reconciler": self._reconciler.status(),
@@ -230,6 +256,12 @@ class Sidecar:
         if path is None or isinstance(self._store, MemoryStore):
             return None
         return partial(recall, path, self._audit.instance, self._settings.store.buckets)
+
+
+def _nonces(settings: Settings) -> Nonces | None:
+    """SettingsError: the secret can't be used."""
+    nonce = settings.dpop.nonce
+    return None if nonce is None else Nonces(nonce_secret(nonce), nonce.lifetime)
 
 
 async def _serve(settings: Settings) -> None:

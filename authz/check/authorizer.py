@@ -4,14 +4,17 @@
 has to be asked: the store, a key source, or the audit log.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
-from authz.check.credentials import CredentialFinder
+from authz.check.credentials import Credential, CredentialFinder
+from authz.check.demand import Demand, UseLedger
+from authz.check.guard import Guard, Presented
 from authz.check.policy import PolicyError, RoutePolicies, RoutePolicy
 from authz.check.request import CheckRequest
 from authz.check.token import Identity
 from authz.check.verdict import (
+    Decision,
     Reason,
     Verdict,
     allow_anonymous,
@@ -27,6 +30,7 @@ from authz.revocation.record import (
     TokenRef,
     Unavailable,
 )
+from authz.uses.record import First, Used
 
 
 class RevocationView(Protocol):
@@ -57,14 +61,20 @@ class Authorizer:
         verifier: Verifier,
         revocations: RevocationView,
         policies: RoutePolicies,
+        guards: Iterable[Guard],
+        ledger: UseLedger,
         recorder: FailOpenRecorder,
         clock: Callable[[], float],
     ) -> None:
-        """`clock` gives seconds since 1970."""
+        """`guards` in their order: what the first ones demand is used up first. `clock` gives
+        seconds since 1970.
+        """
         self._credentials = credentials
         self._verifier = verifier
         self._revocations = revocations
         self._policies = policies
+        self._guards = tuple(guards)
+        self._ledger = ledger
         self._recorder = recorder
         self._clock = clock
 
@@ -74,41 +84,74 @@ class Authorizer:
             policy = self._policies.of(request.extensions)
         except PolicyError as error:
             return deny(Reason.MISCONFIGURED_ROUTE, detail=str(error))
-        token = self._credentials.find(request)
-        if isinstance(token, Reason):
-            if policy.optional and token in {Reason.TOKEN_MISSING, Reason.SCHEME_UNSUPPORTED}:
+        credential = self._credentials.find(request)
+        if isinstance(credential, Reason):
+            if policy.optional and credential in {Reason.TOKEN_MISSING, Reason.SCHEME_UNSUPPORTED}:
                 return allow_anonymous()
-            return deny(token)
+            return deny(credential)
         now = self._clock()
+        token = credential if isinstance(credential, str) else credential.token
         verified = self._verifier.verify(token, now)
         if isinstance(verified, Refused):
             # An unknown key may be a new one: ask its source, at most so often.
             newer_keys = verified.ring.refetch() if verified.ring is not None else None
             if newer_keys is not None:
-                return self._check_with_newer_keys(request, policy, token, newer_keys)
+                return self._check_with_newer_keys(request, policy, credential, newer_keys)
             return deny(verified.reason, detail=verified.detail)
-        return self._check_revocation(request, policy, verified, now)
+        if token is credential and verified.confirmation is None and not policy.guarded:
+            return self._check_revocation(request, policy, verified, now, ())
+        return self._ask_guards(request, policy, credential, verified, now)
 
     async def _check_with_newer_keys(
-        self, request: CheckRequest, policy: RoutePolicy, token: str, newer_keys: Awaitable[None]
+        self,
+        request: CheckRequest,
+        policy: RoutePolicy,
+        credential: str | Credential,
+        newer_keys: Awaitable[None],
     ) -> Verdict:
         await newer_keys
         now = self._clock()
+        token = credential if isinstance(credential, str) else credential.token
         verified = self._verifier.verify(token, now)
         if isinstance(verified, Refused):
             return deny(verified.reason, detail=verified.detail)
-        verdict = self._check_revocation(request, policy, verified, now)
+        verdict = self._ask_guards(request, policy, credential, verified, now)
         return verdict if isinstance(verdict, Verdict) else await verdict
 
+    def _ask_guards(
+        self,
+        request: CheckRequest,
+        policy: RoutePolicy,
+        credential: str | Credential,
+        verified: Verified,
+        now: float,
+    ) -> Verdict | Awaitable[Verdict]:
+        if isinstance(credential, str):
+            credential = Credential(credential)
+        presented = Presented(request, credential, verified, policy, now)
+        demands: list[Demand] = []
+        for guard in self._guards:
+            found = guard.look(presented)
+            if isinstance(found, Verdict):
+                return found
+            if found is not None:
+                demands.append(found)
+        return self._check_revocation(request, policy, verified, now, demands)
+
     def _check_revocation(
-        self, request: CheckRequest, policy: RoutePolicy, verified: Verified, now: float
+        self,
+        request: CheckRequest,
+        policy: RoutePolicy,
+        verified: Verified,
+        now: float,
+        demands: Sequence[Demand],
     ) -> Verdict | Awaitable[Verdict]:
         finding = self._revocations.find(verified.identity.ref, now, verified.clear)
         if isinstance(finding, Clear):
             verified.clear = finding
         elif not isinstance(finding, (Revoked, PossiblyRevoked, Unavailable)):
-            return self._conclude_later(request, policy, verified, finding)
-        return self._conclude(request, policy, verified, finding)
+            return self._conclude_later(request, policy, verified, finding, demands)
+        return self._conclude(request, policy, verified, finding, demands)
 
     async def _conclude_later(
         self,
@@ -116,17 +159,28 @@ class Authorizer:
         policy: RoutePolicy,
         verified: Verified,
         finding: Awaitable[Finding],
+        demands: Sequence[Demand],
     ) -> Verdict:
-        verdict = self._conclude(request, policy, verified, await finding)
+        verdict = self._conclude(request, policy, verified, await finding, demands)
         return verdict if isinstance(verdict, Verdict) else await verdict
 
     def _conclude(
-        self, request: CheckRequest, policy: RoutePolicy, verified: Verified, finding: Finding
+        self,
+        request: CheckRequest,
+        policy: RoutePolicy,
+        verified: Verified,
+        finding: Finding,
+        demands: Sequence[Demand],
     ) -> Verdict | Awaitable[Verdict]:
         identity = verified.identity
         match finding:
             case Clear():
-                return policy.objection(identity) or verified.allowed
+                objection = policy.objection(identity)
+                if objection is not None:
+                    return objection
+                if demands:
+                    return self._use_up(request, policy, verified, demands, None)
+                return verified.allowed
             case Revoked():
                 return verified.revoked
             case PossiblyRevoked():
@@ -137,7 +191,45 @@ class Authorizer:
                     return objection
                 if policy.fail_mode == "closed":
                     return deny(Reason.STORE_UNAVAILABLE, identity=identity)
+                if demands:
+                    return self._use_up(request, policy, verified, demands, cause)
                 return self._fail_open(request, identity, cause)
+
+    async def _use_up(
+        self,
+        request: CheckRequest,
+        policy: RoutePolicy,
+        verified: Verified,
+        demands: Sequence[Demand],
+        cause: str | None,
+    ) -> Verdict:
+        """The last question, since asking it can't be taken back. `cause`: why the store could not
+        say whether the token is revoked; None: it isn't.
+        """
+        identity = verified.identity
+        unsettled: list[Demand] = []
+        for demand in demands:
+            use = self._ledger.use(demand.bucket, demand.name, demand.until, self._clock())
+            if not isinstance(use, (First, Used, Unavailable)):
+                use = await use
+            match use:
+                case Used():
+                    return demand.again
+                case Unavailable(why):
+                    unsettled.append(demand)
+                    cause = why
+                    if policy.fail_mode == "closed":
+                        break
+        if cause is None:
+            return verified.allowed
+        if policy.fail_mode == "closed":
+            verdict = deny(Reason.STORE_UNAVAILABLE, identity=identity)
+        else:
+            verdict = await self._fail_open(request, identity, cause)
+        if verdict.decision is Decision.DENY:  # who tries again is no second user
+            for demand in unsettled:
+                self._ledger.forget(demand.name, demand.until)
+        return verdict
 
     async def _fail_open(self, request: CheckRequest, identity: Identity, cause: str) -> Verdict:
         """Let through what nobody could be asked about, but only once that is on record."""

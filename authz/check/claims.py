@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import Any
 
 from authz.check.jose import BadTokenError
-from authz.check.token import SCOPE_TOKEN, Identity
+from authz.check.token import SCOPE_TOKEN, Confirmation, Identity
 from authz.check.verdict import Reason
 from authz.revocation.record import TokenRef, bucket_of, token_digest, user_digest
 
@@ -16,6 +16,12 @@ _CONTROL = r"\x00-\x1f\x7f-\x9f\ud800-\udfff"
 _HEADER_TEXT = re.compile(rf"(?!\s)[^{_CONTROL}]+(?<!\s)")
 """What can be a header's value without being changed on the way: no control characters, no lone
 surrogates, no outer blanks (they would be trimmed, and ` alice` become alice)."""
+
+_CONFIRMATIONS = {"jkt": "jkt", "x5t#S256": "certificate"}
+"""Members of `cnf`, and where they go in a `Confirmation` (RFC 9449 section 6.1, RFC 8705 3.1)."""
+
+_SHA256 = re.compile(r"[A-Za-z0-9_-]{43}")
+"""A SHA-256 in base64url."""
 
 
 def numeric_date(claims: dict[str, Any], name: str) -> int:
@@ -67,6 +73,22 @@ def identity_of(
             expires_at=expires_at,
         ),
     )
+
+
+def confirmation_of(claims: dict[str, Any]) -> Confirmation | None:
+    """Whom the token is bound to; None: whoever holds it may use it. BadTokenError: by a method
+    that we don't know (RFC 7800 section 3.1 lets us ignore it, and that would unbind the token).
+    """
+    cnf = claims.get("cnf")
+    if "cnf" not in claims:
+        return None
+    if not isinstance(cnf, dict) or not cnf:
+        raise BadTokenError(Reason.CLAIM_INVALID, "cnf")
+    if not cnf.keys() <= _CONFIRMATIONS.keys():
+        raise BadTokenError(Reason.BINDING_UNSUPPORTED)
+    if not all(isinstance(one, str) and _SHA256.fullmatch(one) for one in cnf.values()):
+        raise BadTokenError(Reason.CLAIM_INVALID, "cnf")
+    return Confirmation(**{_CONFIRMATIONS[name]: value for name, value in cnf.items()})
 
 
 def is_header_text(value: object) -> bool:

@@ -6,13 +6,17 @@
 | `authz.fail_mode` | `open`, `closed`; default: the setting `fail_mode` |
 | `authz.audience` | the token must name this audience as well |
 | `authz.scopes` | space-separated; the token must have all of them |
+| `authz.require_https` | `true`, `false`; default: the setting `require_https` |
+| `authz.csrf` | `true` (default), `false`: a token in a cookie must come from our own pages |
+| `authz.binding` | `optional` (default), `required`: the token must be bound to its holder |
+| `authz.use` | `once`: the token is used up by one request; `many` (default) |
 
 Any other `authz.*` key or value is an error of the route: a misspelt policy must not become none.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from cachetools import LRUCache
 
@@ -38,6 +42,19 @@ class RoutePolicy:
     fail_mode: FailMode
     audience: str | None
     scopes: tuple[str, ...]
+    require_https: bool = False
+    """A token that came over plain HTTP is refused."""
+    csrf: bool = True
+    """A token that a browser sent by itself, in a cookie, must come from one of our pages."""
+    bound: bool = False
+    """The token must be bound to a key or certificate of its holder."""
+    once: bool = False
+    """The token may be used once only."""
+    guarded: bool = field(init=False)
+    """Whether guards are to be asked about every token, a plain one too."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "guarded", self.require_https or self.bound or self.once)
 
     def objection(self, identity: Identity) -> Verdict | None:
         """The denial of a good token that is not good enough for this route, else None."""
@@ -50,12 +67,51 @@ class RoutePolicy:
         return None
 
 
+def _one_of(**values: Any) -> Callable[[str], Any]:
+    """Reads one of these words. KeyError: another one."""
+    return values.__getitem__
+
+
+def _scopes(value: str) -> tuple[str, ...]:
+    scopes = tuple(value.split(" "))
+    if not all(map(SCOPE_TOKEN.fullmatch, scopes)):
+        raise ValueError
+    return scopes
+
+
+def _audience(value: str) -> str:
+    if not value:
+        raise ValueError
+    return value
+
+
+_yes_or_no = _one_of(true=True, false=False)
+
+_DEMANDS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
+    "authz.mode": ("optional", _one_of(required=False, optional=True)),
+    "authz.fail_mode": ("fail_mode", _one_of(open="open", closed="closed")),
+    "authz.audience": ("audience", _audience),
+    "authz.scopes": ("scopes", _scopes),
+    "authz.require_https": ("require_https", _yes_or_no),
+    "authz.csrf": ("csrf", _yes_or_no),
+    "authz.binding": ("bound", _one_of(required=True, optional=False)),
+    "authz.use": ("once", _one_of(once=True, many=False)),
+}
+"""By key: the field of `RoutePolicy`, and what reads its value (KeyError, ValueError)."""
+
+
 class RoutePolicies:
     """Reads extensions into policies, once per route."""
 
-    def __init__(self, fail_mode: FailMode) -> None:
-        self._fail_mode: FailMode = fail_mode
-        self._default = self._parse({})
+    def __init__(self, fail_mode: FailMode, *, require_https: bool = False) -> None:
+        """What holds for a route that says nothing else."""
+        self._default = RoutePolicy(
+            optional=False,
+            fail_mode=fail_mode,
+            audience=None,
+            scopes=(),
+            require_https=require_https,
+        )
         self._known: LRUCache[tuple[tuple[str, str], ...], RoutePolicy] = LRUCache(
             ROUTES_REMEMBERED
         )
@@ -73,29 +129,19 @@ class RoutePolicies:
         return policy
 
     def _parse(self, extensions: Mapping[str, str]) -> RoutePolicy:
-        mode, fail_mode = "required", self._fail_mode
-        audience: str | None = None
-        scopes: tuple[str, ...] = ()
+        demands: dict[str, Any] = {}
         # In order: a protobuf map's differs between processes, and of two mistakes one is named.
         for key, value in sorted(extensions.items()):
-            match key:
-                case "authz.mode" if value in {"required", "optional"}:
-                    mode = value
-                case "authz.fail_mode" if value == "open":
-                    fail_mode = "open"
-                case "authz.fail_mode" if value == "closed":
-                    fail_mode = "closed"
-                case "authz.audience" if value:
-                    audience = value
-                case "authz.scopes" if all(map(SCOPE_TOKEN.fullmatch, value.split(" "))):
-                    scopes = tuple(value.split(" "))
-                case "authz.mode" | "authz.fail_mode" | "authz.audience" | "authz.scopes":
-                    raise PolicyError(f"{key} has an unusable value")
-                case _ if key.strip().lower().startswith(KEY_PREFIX):
-                    raise PolicyError(f"{_printable(key)} is unknown")
-                case _:
-                    pass  # another service's extension
-        return RoutePolicy(mode == "optional", fail_mode, audience, scopes)
+            if key in _DEMANDS:
+                name, read = _DEMANDS[key]
+                try:
+                    demands[name] = read(value)
+                except (KeyError, ValueError):
+                    raise PolicyError(f"{key} has an unusable value") from None
+            elif key.strip().lower().startswith(KEY_PREFIX):
+                raise PolicyError(f"{_printable(key)} is unknown")
+            # else it is another service's
+        return replace(self._default, **demands)
 
 
 def _printable(text: str) -> str:

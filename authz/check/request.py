@@ -8,6 +8,11 @@ OWN_HEADER_PREFIX = "x-authz-"
 """Headers that only authz may set. Whatever a client sends under this prefix is removed."""
 
 REQUEST_ID_HEADER = "x-request-id"
+FORWARDED_PROTO_HEADER = "x-forwarded-proto"
+"""By which protocol the client came, as Envoy saw it or believes the hop before."""
+
+PROOF_HEADER = "dpop"
+"""RFC 9449 section 4.1."""
 
 
 class CheckRequest(Protocol):
@@ -50,6 +55,18 @@ class CheckRequest(Protocol):
     def host(self) -> str: ...
 
     @property
+    def scheme(self) -> str:
+        """The URL's, as Envoy gives it in `:scheme`, which a client of HTTP/2 chooses."""
+        ...
+
+    @property
+    def certificate(self) -> str:
+        """The client's certificate as PEM in URL encoding; empty where it showed none, or where
+        Envoy isn't told to pass it on (`include_peer_certificate`).
+        """
+        ...
+
+    @property
     def source(self) -> str:
         """The client's address as Envoy saw it; empty where it gave none."""
         ...
@@ -66,6 +83,8 @@ class PlainRequest:
     method: str = ""
     path: str = ""
     host: str = ""
+    scheme: str = ""
+    certificate: str = ""
     source: str = ""
 
     def header(self, name: str) -> tuple[str, ...]:

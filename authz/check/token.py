@@ -23,3 +23,13 @@ class Identity:
     """Of `scope` (RFC 8693 section 4.2) or `scp`, in the token's order."""
     audiences: tuple[str, ...]
     ref: TokenRef
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """Whom a token is bound to: its `cnf` (RFC 7800 section 3.1). All that is given must be met."""
+
+    jkt: str | None = None
+    """The thumbprint of a DPoP key (RFC 9449 section 6.1)."""
+    certificate: str | None = None
+    """`x5t#S256`: the SHA-256 of a client certificate (RFC 8705 section 3.1). Both in base64url."""

@@ -14,6 +14,10 @@ from authz.check.token import Identity
 
 REALM = "authz"
 
+PROOF_ALGORITHMS = ("ES256", "ES384", "EdDSA", "PS256", "RS256")
+"""With which a DPoP proof may be signed: asymmetric ones only (RFC 9449 section 4.2). In the order
+in which they are recommended to clients."""
+
 
 class Decision(StrEnum):
     """`x-authz-decision`. FAIL_OPEN is not ALLOW: nobody asked whether the token is revoked."""
@@ -53,7 +57,7 @@ class Reason(Enum):
     # 401: no usable credential
     TOKEN_MISSING = _Meaning("token_missing", 401, "", "a bearer token is required")
     SCHEME_UNSUPPORTED = _Meaning(
-        "scheme_unsupported", 401, "", "the authorization scheme must be Bearer"
+        "scheme_unsupported", 401, "", "the authorization scheme must be Bearer or DPoP"
     )
     MULTIPLE_CREDENTIALS = _Meaning(
         "multiple_credentials", 401, "invalid_request", "the request carries more than one token"
@@ -70,6 +74,22 @@ class Reason(Enum):
     )
     ALGORITHM_NOT_ALLOWED = _Meaning(
         "algorithm_not_allowed", 401, "invalid_token", "the signature algorithm is not accepted"
+    )
+    # 401: what it is wrapped in
+    ENCRYPTION_NOT_ALLOWED = _Meaning(
+        "encryption_not_allowed", 401, "invalid_token", "the token's encryption is not accepted"
+    )
+    ENCRYPTION_REQUIRED = _Meaning(
+        "encryption_required", 401, "invalid_token", "the issuer's tokens must be encrypted"
+    )
+    DECRYPTION_KEY_UNKNOWN = _Meaning(
+        "decryption_key_unknown",
+        401,
+        "invalid_token",
+        "the key that the token is encrypted to is not known",
+    )
+    DECRYPTION_FAILED = _Meaning(
+        "decryption_failed", 401, "invalid_token", "the token does not decrypt"
     )
     # 401: who vouches for it
     ISSUER_UNKNOWN = _Meaning("issuer_unknown", 401, "invalid_token", "the issuer is not trusted")
@@ -92,13 +112,54 @@ class Reason(Enum):
     AUDIENCE_MISMATCH = _Meaning(
         "audience_mismatch", 401, "invalid_token", "the token is meant for another audience"
     )
-    # 401: taken back
+    # 401: whom it is bound to
+    BINDING_UNSUPPORTED = _Meaning(
+        "binding_unsupported", 401, "invalid_token", "the token is bound in a way that is not known"
+    )
+    BINDING_MISMATCH = _Meaning(
+        "binding_mismatch",
+        401,
+        "invalid_token",
+        "the token is bound to a key or certificate that did not come with it",
+    )
+    BINDING_REQUIRED = _Meaning(
+        "binding_required",
+        401,
+        "invalid_token",
+        "this route needs a token that is bound to a key or certificate",
+    )
+    SCHEME_MISMATCH = _Meaning(
+        "scheme_mismatch",
+        401,
+        "invalid_token",
+        "a token that is bound to a key goes with the scheme DPoP, and no other does",
+    )
+    # 401: the proof that who sends it has the key
+    PROOF_MISSING = _Meaning(
+        "proof_missing", 401, "invalid_dpop_proof", "a proof of possession is required"
+    )
+    PROOF_INVALID = _Meaning(
+        "proof_invalid", 401, "invalid_dpop_proof", "the proof of possession is not good"
+    )
+    PROOF_REPLAYED = _Meaning(
+        "proof_replayed", 401, "invalid_dpop_proof", "the proof of possession was used before"
+    )
+    NONCE_REQUIRED = _Meaning(
+        "nonce_required",
+        401,
+        "use_dpop_nonce",
+        "the proof of possession needs the nonce of the header DPoP-Nonce",
+    )
+    # 401: taken back, or used up
     TOKEN_REVOKED = _Meaning("token_revoked", 401, "invalid_token", "the token was revoked")
     POSSIBLY_REVOKED = _Meaning(
         "possibly_revoked",
         401,
         "invalid_token",
         "the token was probably revoked, and that can't be looked up",
+    )
+    TOKEN_USED = _Meaning(
+        "token_used", 401, "invalid_token", "the token was used before, and works once only"
     )
     # 403: good, but not good enough for this route
     INSUFFICIENT_SCOPE = _Meaning(
@@ -109,6 +170,16 @@ class Reason(Enum):
         403,
         "insufficient_scope",
         "the token is not meant for this route",
+    )
+    # 403: good, but not when it comes like this
+    HTTPS_REQUIRED = _Meaning(
+        "https_required", 403, "invalid_request", "the token came over plain HTTP"
+    )
+    CROSS_SITE_REQUEST = _Meaning(
+        "cross_site_request",
+        403,
+        "invalid_request",
+        "the token came in a cookie, and the request may be another site's",
     )
     # 5xx: our side
     MISCONFIGURED_ROUTE = _Meaning(
@@ -135,7 +206,9 @@ class Reason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The outcome of one check. Every field is given by whoever decides: nothing is a default."""
+    """The outcome of one check. What is decided, and why, is given by whoever decides: neither is a
+    default.
+    """
 
     decision: Decision
     reason: Reason
@@ -143,6 +216,8 @@ class Verdict:
     """Whose token it was, once its signature was verified; else None."""
     detail: str
     """What a person needs beyond the reason, free of anything the client sent; may be empty."""
+    headers: tuple[tuple[str, str], ...] = ()
+    """What else the client is told in a denial: names in lower case, and values."""
     encoded: bytes | None = field(default=None, init=False, repr=False, compare=False)
     """The answer that the encoder made of it, where that is the same for any request: made once
     for a verdict that is kept."""
@@ -165,10 +240,16 @@ def allow_fail_open(identity: Identity) -> Verdict:
     return Verdict(Decision.FAIL_OPEN, Reason.STORE_UNAVAILABLE, identity, "")
 
 
-def deny(reason: Reason, *, identity: Identity | None = None, detail: str = "") -> Verdict:
-    if identity is None and not detail:
+def deny(
+    reason: Reason,
+    *,
+    identity: Identity | None = None,
+    detail: str = "",
+    headers: tuple[tuple[str, str], ...] = (),
+) -> Verdict:
+    if identity is None and not detail and not headers:
         return _BARE_DENIALS[reason]
-    return Verdict(Decision.DENY, reason, identity, detail)
+    return Verdict(Decision.DENY, reason, identity, detail, headers)
 
 
 _ANONYMOUS = Verdict(Decision.ALLOW, Reason.ANONYMOUS, None, "")
@@ -191,6 +272,19 @@ RETRY_AFTER_SECONDS = 1
 """The breaker probes twice a second, so a second is when asking again makes sense."""
 
 
+_ABOUT_POSSESSION = frozenset({
+    Reason.SCHEME_MISMATCH, Reason.PROOF_MISSING, Reason.PROOF_INVALID, Reason.PROOF_REPLAYED,
+    Reason.NONCE_REQUIRED,
+})  # fmt: skip
+"""Answered with the challenge of RFC 9449 section 7.1."""
+
+
+def _challenge(reason: Reason) -> str:
+    if reason in _ABOUT_POSSESSION:
+        return f'DPoP realm="{REALM}", algs="{" ".join(PROOF_ALGORITHMS)}"'
+    return f'Bearer realm="{REALM}"'
+
+
 DENIALS_KEPT = 1024
 """Responses by reason and detail. Details are words of ours and scopes that routes need, so there
 are few; 1 KB each."""
@@ -204,7 +298,7 @@ def denial(reason: Reason, detail: str) -> Denial:
         description = f"{description}: {detail}"
     headers = [("content-type", "application/json"), ("cache-control", "no-store")]
     if status in {401, 403}:
-        challenge = f'Bearer realm="{REALM}"'
+        challenge = _challenge(reason)
         if error:  # RFC 6750 section 3.1: no error code where no credential was offered
             challenge += f', error="{error}", error_description="{description}"'
         headers.append(("www-authenticate", challenge))

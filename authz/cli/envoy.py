@@ -42,8 +42,19 @@ if TYPE_CHECKING:
     "routes",
     multiple=True,
     metavar="PATH:POLICY",
-    help="What holds under PATH: `disabled`, or authz.mode=…, authz.fail_mode=…, "
-    "authz.audience=…, authz.scopes=…, separated by commas. May be repeated.",
+    help="What holds under PATH: `disabled`, or authz.mode=…, authz.scopes=… and the other keys of "
+    "a route, separated by commas. May be repeated.",
+)
+@click.option(
+    "--tls-cert",
+    metavar="FILE",
+    help="Take requests by TLS, with this certificate and its chain (PEM).",
+)
+@click.option("--tls-key", metavar="FILE", help="Its key.")
+@click.option(
+    "--client-ca",
+    metavar="FILE",
+    help="Take client certificates that one of these signed, for tokens that are bound to them.",
 )
 @click.option(
     "--format",
@@ -59,6 +70,9 @@ def envoy(
     upstream: str,
     admin: str,
     routes: tuple[str, ...],
+    tls_cert: str | None,
+    tls_key: str | None,
+    client_ca: str | None,
     form: Literal["yaml", "json"],
 ) -> None:
     """Print an Envoy bootstrap for these settings.
@@ -72,8 +86,10 @@ def envoy(
         --route "/admin:authz.scopes=admin audit,authz.fail_mode=closed" > envoy.yaml
     """
     settings = load_settings(config)
+    if (tls_cert is None) != (tls_key is None) or (client_ca is not None and tls_cert is None):
+        raise click.UsageError("--tls-cert and --tls-key go together, and --client-ca with them")
     try:  # deferred: only this command and the demo need the extra
-        from authz.envoy_api import bootstrap
+        from authz.envoy_api import bootstrap, bootstrap_tls
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "authz":
             raise
@@ -85,6 +101,9 @@ def envoy(
             upstream=upstream,
             admin=admin,
             routes=[_route(text, bootstrap.Route) for text in routes],
+            tls=None
+            if tls_cert is None or tls_key is None
+            else bootstrap_tls.DownstreamTls(tls_cert, tls_key, client_ca),
         )
     except bootstrap.BootstrapError as error:
         raise click.UsageError(str(error)) from None

@@ -7,7 +7,7 @@ about a request that carries the token.
 import asyncio
 import sys
 import time
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Awaitable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,14 +19,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from authz.check.authorizer import Authorizer
-from authz.check.credentials import CredentialFinder
+from authz.check.credentials import Credential
+from authz.check.demand import Demand
+from authz.check.envelope import is_encrypted
+from authz.check.guard import Guard, Presented
+from authz.check.guards import all_guards
 from authz.check.jose import BadTokenError, Jws, require_compact_form, take_apart
-from authz.check.policy import RoutePolicies
-from authz.check.request import CheckRequest, PlainRequest
+from authz.check.policy import PolicyError, RoutePolicies
+from authz.check.request import CheckRequest
 from authz.check.token import Identity
 from authz.check.verdict import Decision, Reason, Verdict
-from authz.check.verifier import Refused, Verifier
+from authz.check.verifier import Refused, Verified, Verifier
 from authz.cli.options import config_option, read_token
+from authz.cli.request_options import RequestOptions, request_options
 from authz.keys.manager import KeyRings
 from authz.keys.ring import KeyRing
 from authz.observe.logs import configure_logs
@@ -43,6 +48,7 @@ from authz.revocation.record import (
 )
 from authz.revocation.redis.store import RedisStore
 from authz.settings import LogSettings, Settings, load_settings
+from authz.uses.ledger import Ledger
 
 PIPE_WIDTH = 1000
 """Columns where nobody looks on, so that a row is a line for grep and for a ticket."""
@@ -87,23 +93,36 @@ class _Known:
     metavar="KEY=VALUE",
     help="A context extension of the route, e.g. authz.scopes=orders:write. May be repeated.",
 )
+@request_options
 @click.argument("token")
-def explain(config: Path | None, extensions: tuple[str, ...], token: str) -> int:
+def explain(
+    config: Path | None,
+    extensions: tuple[str, ...],
+    method: str,
+    url: str,
+    headers: tuple[str, ...],
+    cookie: bool,
+    certificate: Path | None,
+    token: str,
+) -> int:
     """Show what each stage of checking TOKEN finds.
 
     TOKEN may be - for standard input. Works without the sidecar, and with and without a reachable
-    store. Exit code 0: it would be let through, 1: refused.
+    store. The token is not used up. Exit code 0: it would be let through, 1: refused.
 
     \b
     Examples:
       authz explain --config authz.yaml - < token.jwt
       authz explain --config authz.yaml --route authz.scopes=orders:write "$TOKEN"
+      authz explain --config authz.yaml --cookie --method POST \\
+        --url https://shop.example/orders --header origin=https://app.example "$TOKEN"
     """
     settings = load_settings(config)
     route = dict(_pair(text) for text in extensions)
     text = read_token(token)
     configure_logs(LogSettings(level="error", format="console"))
-    explanation = asyncio.run(_explain(settings, route, text))
+    options = RequestOptions(method, url, headers, cookie, certificate)
+    explanation = asyncio.run(_explain(settings, route, options, text))
     _print(explanation)
     return 1 if explanation.verdict.decision is Decision.DENY else 0
 
@@ -136,43 +155,69 @@ class _Explanation:
         self.stages.append(Stage(name, good, redact_text(finding), seconds))
 
 
-async def _explain(settings: Settings, extensions: Mapping[str, str], token: str) -> _Explanation:
+async def _explain(
+    settings: Settings, extensions: Mapping[str, str], options: RequestOptions, token: str
+) -> _Explanation:
     told = _Explanation(settings, extensions)
+    request = options.request(token, extensions)
+    policies = RoutePolicies(settings.fail_mode, require_https=settings.require_https)
+    guards = all_guards(settings)
     rings = KeyRings(settings)
     rings.load()
     known = _Known()
-    finder = CredentialFinder(["header:authorization"])
     verifier = Verifier(
         settings.issuers,
         rings.by_issuer,
         leeway=settings.leeway,
         buckets=settings.store.buckets,
         cache_size=1,
+        decryption=rings.decryption,
     )
     try:
-        jws = _explain_text(told, token)
+        text = _explain_envelope(told, rings, token) if is_encrypted(token) else token
+        jws = None if text is None else _explain_text(told, text)
         if jws is not None and await _explain_keys(told, jws, rings):
-            told.identity = _explain_signature(told, verifier, token)
+            verified = _explain_signature(told, verifier, token)
+            if verified is not None:
+                told.identity = verified.identity
+                _explain_guards(told, guards, request, verified, policies, options)
         if told.identity is not None:
             known.finding = await _explain_revocation(told, told.identity.ref)
         authorizer = Authorizer(
-            credentials=finder,
+            credentials=options.finder,
             verifier=verifier,
             revocations=known,
-            policies=RoutePolicies(settings.fail_mode),
+            policies=policies,
+            guards=guards,
+            ledger=Ledger(None),
             recorder=_NoRecord(),
             clock=time.time,
-        )
-        request = PlainRequest(
-            headers={"authorization": (f"Bearer {token}",)},
-            extensions=extensions,
-            request_id="explain",
         )
         verdict = authorizer.check(request)
         told.verdict = verdict if isinstance(verdict, Verdict) else await verdict
     finally:
         await rings.aclose()
     return told
+
+
+def _explain_envelope(told: _Explanation, rings: KeyRings, token: str) -> str | None:
+    """The signed token inside, where it opens."""
+    from authz.check.jwe import CONTENT_ENCRYPTION, Opener, read_header  # with joserfc
+
+    with told.timed():
+        if not rings.decryption:
+            detail = "five segments are an encrypted token; no issuer has decryption.key_file"
+            told.found("encryption", False, _refusal(Reason.TOKEN_MALFORMED, detail))
+            return None
+        try:
+            header = read_header(token)
+            opened = Opener(rings.decryption).open(token)
+        except BadTokenError as error:
+            told.found("encryption", False, _refusal(error.reason, error.detail))
+            return None
+        finding = f"{header.algorithm}, {CONTENT_ENCRYPTION}, kid {header.kid!r}; it opens"
+        told.found("encryption", True, finding)
+    return opened.token
 
 
 def _explain_text(told: _Explanation, token: str) -> Jws | None:
@@ -221,7 +266,7 @@ def _describe_keys(ring: KeyRing) -> str:
     return f"{len(ring.keys or ())} from {where}"
 
 
-def _explain_signature(told: _Explanation, verifier: Verifier, token: str) -> Identity | None:
+def _explain_signature(told: _Explanation, verifier: Verifier, token: str) -> Verified | None:
     with told.timed():
         verified = verifier.verify(token, time.time())
         if isinstance(verified, Refused):
@@ -236,7 +281,38 @@ def _explain_signature(told: _Explanation, verifier: Verifier, token: str) -> Id
             True,
             f"good; subject {verified.identity.subject!r}, expires {until} (in {left} s)",
         )
-    return verified.identity
+    return verified
+
+
+def _explain_guards(
+    told: _Explanation,
+    guards: Iterable[Guard],
+    request: CheckRequest,
+    verified: Verified,
+    policies: RoutePolicies,
+    options: RequestOptions,
+) -> None:
+    """What each guard finds, where any would be asked."""
+    try:
+        policy = policies.of(request.extensions)
+    except PolicyError:
+        return  # the verdict says it
+    credential = options.finder.find(request)
+    plain = isinstance(credential, str) and verified.confirmation is None and not policy.guarded
+    if plain or isinstance(credential, Reason):
+        return
+    if isinstance(credential, str):
+        credential = Credential(credential)
+    presented = Presented(request, credential, verified, policy, time.time())
+    for guard in guards:
+        with told.timed():
+            match guard.look(presented):
+                case None:
+                    told.found(guard.name, True, "nothing against it")
+                case Demand():
+                    told.found(guard.name, None, "works once; whether it was used is not looked at")
+                case Verdict() as denial:
+                    told.found(guard.name, False, _refusal(denial.reason, denial.detail))
 
 
 async def _explain_revocation(told: _Explanation, ref: TokenRef) -> Answer:

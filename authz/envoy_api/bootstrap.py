@@ -39,7 +39,10 @@ from envoy_data_plane.google.protobuf import Any as AnyMessage
 from envoy_data_plane.google.protobuf import Struct
 
 from authz.addresses import split_host_port
-from authz.check.request import REQUEST_ID_HEADER
+from authz.check.csrf import CSRF_HEADERS
+from authz.check.policy import RoutePolicies
+from authz.check.request import FORWARDED_PROTO_HEADER, PROOF_HEADER, REQUEST_ID_HEADER
+from authz.envoy_api.bootstrap_tls import DownstreamTls, transport_socket
 from authz.settings import Settings
 
 CHECK_SERVICE = "envoy.service.auth.v3.Authorization"
@@ -104,16 +107,18 @@ def build_bootstrap(
     upstream: str,
     admin: str,
     routes: Sequence[Route] = (),
+    tls: DownstreamTls | None = None,
 ) -> bootstrap.Bootstrap:
     """The bootstrap of an Envoy that asks the sidecar of `settings` about every request.
 
     `listen` and `admin` are `host:port` with an IP address; `upstream` is `host:port` or
-    `unix:/path`. BootstrapError: one of them, or a route, can't be used.
+    `unix:/path`. `tls` is of `listen`. BootstrapError: an address or a route can't be used.
+    PolicyError: a route's policy.
     """
     return bootstrap.Bootstrap(
         admin=bootstrap.Admin(address=_ip_address(admin)),
         static_resources=bootstrap.BootstrapStaticResources(
-            listeners=[_listener(settings, listen, routes)],
+            listeners=[_listener(settings, listen, routes, tls)],
             clusters=[_sidecar_cluster(settings), _upstream_cluster(upstream)],
         ),
         overload_manager=overload.OverloadManager(
@@ -156,14 +161,19 @@ def sidecar_address(settings: Settings) -> str:
     return (sockets or settings.listen)[0]
 
 
-def allowed_headers(settings: Settings) -> list[matcher.StringMatcher]:
+def allowed_headers(
+    settings: Settings, routes: Sequence[Route] = ()
+) -> list[matcher.StringMatcher]:
     """The request headers that the sidecar reads, and no other: less to copy on both sides, and
-    what isn't sent can't leak.
+    what isn't sent can't leak. PolicyError: a route's policy can't be read.
     """
     names = [c.removeprefix("header:") for c in settings.credentials if c.startswith("header:")]
     if any(c.startswith("cookie:") for c in settings.credentials):
-        names.append("cookie")
-    names.append(REQUEST_ID_HEADER)
+        names += ["cookie", *CSRF_HEADERS]
+    policies = RoutePolicies(settings.fail_mode, require_https=settings.require_https)
+    if any(policies.of(one.extensions or {}).require_https for one in [Route("/", {}), *routes]):
+        names.append(FORWARDED_PROTO_HEADER)
+    names += [PROOF_HEADER, REQUEST_ID_HEADER]
     exact = [matcher.StringMatcher(exact=name) for name in dict.fromkeys(names)]
     return [*exact, matcher.StringMatcher(safe_regex=OWN_HEADERS)]
 
@@ -176,7 +186,9 @@ def check_timeout(settings: Settings) -> float:
     return max(CHECK_TIMEOUT_MIN, round(waits + CHECK_TIMEOUT_MARGIN, 3))
 
 
-def _ext_authz(settings: Settings) -> ext_authz.ExtAuthz:
+def _ext_authz(
+    settings: Settings, routes: Sequence[Route], tls: DownstreamTls | None
+) -> ext_authz.ExtAuthz:
     return ext_authz.ExtAuthz(
         transport_api_version=core.ApiVersion.V3,
         stat_prefix="authz",
@@ -195,14 +207,19 @@ def _ext_authz(settings: Settings) -> ext_authz.ExtAuthz:
             allow_expression=OWN_HEADERS,
             disallow_is_error=True,
         ),
-        allowed_headers=matcher.ListStringMatcher(patterns=allowed_headers(settings)),
+        allowed_headers=matcher.ListStringMatcher(patterns=allowed_headers(settings, routes)),
+        # 2 KB a check, so only where a token may be bound to it.
+        include_peer_certificate=tls is not None and tls.client_ca_file is not None,
     )
 
 
-def _connection_manager(settings: Settings, routes: Sequence[Route]) -> hcm.HttpConnectionManager:
+def _connection_manager(
+    settings: Settings, routes: Sequence[Route], tls: DownstreamTls | None
+) -> hcm.HttpConnectionManager:
     return hcm.HttpConnectionManager(
         stat_prefix="ingress",
         codec_type=hcm.HttpConnectionManagerCodecType.AUTO,
+        # An edge: what a client says in x-forwarded-for and x-forwarded-proto is overwritten.
         use_remote_address=True,
         # A path has one spelling before a route, and with it a policy, is chosen.
         normalize_path=True,
@@ -264,7 +281,8 @@ def _connection_manager(settings: Settings, routes: Sequence[Route]) -> hcm.Http
         ),
         http_filters=[
             hcm.HttpFilter(
-                name=EXT_AUTHZ_FILTER, typed_config=AnyMessage.pack(_ext_authz(settings))
+                name=EXT_AUTHZ_FILTER,
+                typed_config=AnyMessage.pack(_ext_authz(settings, routes, tls)),
             ),
             hcm.HttpFilter(
                 name="envoy.filters.http.router", typed_config=AnyMessage.pack(router.Router())
@@ -273,7 +291,9 @@ def _connection_manager(settings: Settings, routes: Sequence[Route]) -> hcm.Http
     )
 
 
-def _listener(settings: Settings, address: str, routes: Sequence[Route]) -> listener.Listener:
+def _listener(
+    settings: Settings, address: str, routes: Sequence[Route], tls: DownstreamTls | None
+) -> listener.Listener:
     return listener.Listener(
         name="ingress",
         address=_ip_address(address),
@@ -283,9 +303,10 @@ def _listener(settings: Settings, address: str, routes: Sequence[Route]) -> list
                 filters=[
                     listener.Filter(
                         name="envoy.filters.network.http_connection_manager",
-                        typed_config=AnyMessage.pack(_connection_manager(settings, routes)),
+                        typed_config=AnyMessage.pack(_connection_manager(settings, routes, tls)),
                     )
-                ]
+                ],
+                transport_socket=None if tls is None else transport_socket(tls),
             )
         ],
     )

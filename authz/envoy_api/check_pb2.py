@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61uthz/envoy_api/check.proto\x12\x0f\x61uthz.envoy_api\x1a\x1cgoogle/protobuf/struct.proto\"E\n\x0c\x43heckRequest\x12\x35\n\nattributes\x18\x01 \x01(\x0b\x32!.authz.envoy_api.AttributeContext\"\x86\x05\n\x10\x41ttributeContext\x12\x36\n\x06source\x18\x01 \x01(\x0b\x32&.authz.envoy_api.AttributeContext.Peer\x12:\n\x07request\x18\x04 \x01(\x0b\x32).authz.envoy_api.AttributeContext.Request\x12T\n\x12\x63ontext_extensions\x18\n \x03(\x0b\x32\x38.authz.envoy_api.AttributeContext.ContextExtensionsEntry\x1a\x38\n\x16\x43ontextExtensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x31\n\x04Peer\x12)\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0b\x32\x18.authz.envoy_api.Address\x1a\x46\n\x07Request\x12;\n\x04http\x18\x02 \x01(\x0b\x32-.authz.envoy_api.AttributeContext.HttpRequest\x1a\xf2\x01\n\x0bHttpRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\x0c\x12K\n\x07headers\x18\x03 \x03(\x0b\x32:.authz.envoy_api.AttributeContext.HttpRequest.HeadersEntry\x12\x0c\n\x04path\x18\x04 \x01(\x0c\x12\x0c\n\x04host\x18\x05 \x01(\x0c\x12.\n\nheader_map\x18\r \x01(\x0b\x32\x1a.authz.envoy_api.HeaderMap\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"A\n\x07\x41\x64\x64ress\x12\x36\n\x0esocket_address\x18\x01 \x01(\x0b\x32\x1e.authz.envoy_api.SocketAddress\" \n\rSocketAddress\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\":\n\tHeaderMap\x12-\n\x07headers\x18\x01 \x03(\x0b\x32\x1c.authz.envoy_api.HeaderValue\"<\n\x0bHeaderValue\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x11\n\traw_value\x18\x03 \x01(\x0c\"\xf4\x01\n\rCheckResponse\x12\'\n\x06status\x18\x01 \x01(\x0b\x32\x17.authz.envoy_api.Status\x12>\n\x0f\x64\x65nied_response\x18\x02 \x01(\x0b\x32#.authz.envoy_api.DeniedHttpResponseH\x00\x12\x36\n\x0bok_response\x18\x03 \x01(\x0b\x32\x1f.authz.envoy_api.OkHttpResponseH\x00\x12\x31\n\x10\x64ynamic_metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.StructB\x0f\n\rhttp_response\"\x16\n\x06Status\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\"\x1a\n\nHttpStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\"\x84\x01\n\x12\x44\x65niedHttpResponse\x12+\n\x06status\x18\x01 \x01(\x0b\x32\x1b.authz.envoy_api.HttpStatus\x12\x33\n\x07headers\x18\x02 \x03(\x0b\x32\".authz.envoy_api.HeaderValueOption\x12\x0c\n\x04\x62ody\x18\x03 \x01(\t\"`\n\x0eOkHttpResponse\x12\x33\n\x07headers\x18\x02 \x03(\x0b\x32\".authz.envoy_api.HeaderValueOption\x12\x19\n\x11headers_to_remove\x18\x05 \x03(\t\"\x8e\x02\n\x11HeaderValueOption\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.authz.envoy_api.HeaderValue\x12L\n\rappend_action\x18\x03 \x01(\x0e\x32\x35.authz.envoy_api.HeaderValueOption.HeaderAppendAction\"}\n\x12HeaderAppendAction\x12\x1b\n\x17\x41PPEND_IF_EXISTS_OR_ADD\x10\x00\x12\x11\n\rADD_IF_ABSENT\x10\x01\x12\x1e\n\x1aOVERWRITE_IF_EXISTS_OR_ADD\x10\x02\x12\x17\n\x13OVERWRITE_IF_EXISTS\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61uthz/envoy_api/check.proto\x12\x0f\x61uthz.envoy_api\x1a\x1cgoogle/protobuf/struct.proto\"E\n\x0c\x43heckRequest\x12\x35\n\nattributes\x18\x01 \x01(\x0b\x32!.authz.envoy_api.AttributeContext\"\xab\x05\n\x10\x41ttributeContext\x12\x36\n\x06source\x18\x01 \x01(\x0b\x32&.authz.envoy_api.AttributeContext.Peer\x12:\n\x07request\x18\x04 \x01(\x0b\x32).authz.envoy_api.AttributeContext.Request\x12T\n\x12\x63ontext_extensions\x18\n \x03(\x0b\x32\x38.authz.envoy_api.AttributeContext.ContextExtensionsEntry\x1a\x38\n\x16\x43ontextExtensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x46\n\x04Peer\x12)\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0b\x32\x18.authz.envoy_api.Address\x12\x13\n\x0b\x63\x65rtificate\x18\x05 \x01(\x0c\x1a\x46\n\x07Request\x12;\n\x04http\x18\x02 \x01(\x0b\x32-.authz.envoy_api.AttributeContext.HttpRequest\x1a\x82\x02\n\x0bHttpRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\x0c\x12K\n\x07headers\x18\x03 \x03(\x0b\x32:.authz.envoy_api.AttributeContext.HttpRequest.HeadersEntry\x12\x0c\n\x04path\x18\x04 \x01(\x0c\x12\x0c\n\x04host\x18\x05 \x01(\x0c\x12\x0e\n\x06scheme\x18\x06 \x01(\x0c\x12.\n\nheader_map\x18\r \x01(\x0b\x32\x1a.authz.envoy_api.HeaderMap\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"A\n\x07\x41\x64\x64ress\x12\x36\n\x0esocket_address\x18\x01 \x01(\x0b\x32\x1e.authz.envoy_api.SocketAddress\" \n\rSocketAddress\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\":\n\tHeaderMap\x12-\n\x07headers\x18\x01 \x03(\x0b\x32\x1c.authz.envoy_api.HeaderValue\"<\n\x0bHeaderValue\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x11\n\traw_value\x18\x03 \x01(\x0c\"\xf4\x01\n\rCheckResponse\x12\'\n\x06status\x18\x01 \x01(\x0b\x32\x17.authz.envoy_api.Status\x12>\n\x0f\x64\x65nied_response\x18\x02 \x01(\x0b\x32#.authz.envoy_api.DeniedHttpResponseH\x00\x12\x36\n\x0bok_response\x18\x03 \x01(\x0b\x32\x1f.authz.envoy_api.OkHttpResponseH\x00\x12\x31\n\x10\x64ynamic_metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.StructB\x0f\n\rhttp_response\"\x16\n\x06Status\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\"\x1a\n\nHttpStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\"\x84\x01\n\x12\x44\x65niedHttpResponse\x12+\n\x06status\x18\x01 \x01(\x0b\x32\x1b.authz.envoy_api.HttpStatus\x12\x33\n\x07headers\x18\x02 \x03(\x0b\x32\".authz.envoy_api.HeaderValueOption\x12\x0c\n\x04\x62ody\x18\x03 \x01(\t\"`\n\x0eOkHttpResponse\x12\x33\n\x07headers\x18\x02 \x03(\x0b\x32\".authz.envoy_api.HeaderValueOption\x12\x19\n\x11headers_to_remove\x18\x05 \x03(\t\"\x8e\x02\n\x11HeaderValueOption\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.authz.envoy_api.HeaderValue\x12L\n\rappend_action\x18\x03 \x01(\x0e\x32\x35.authz.envoy_api.HeaderValueOption.HeaderAppendAction\"}\n\x12HeaderAppendAction\x12\x1b\n\x17\x41PPEND_IF_EXISTS_OR_ADD\x10\x00\x12\x11\n\rADD_IF_ABSENT\x10\x01\x12\x1e\n\x1aOVERWRITE_IF_EXISTS_OR_ADD\x10\x02\x12\x17\n\x13OVERWRITE_IF_EXISTS\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,37 +39,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHECKREQUEST']._serialized_start=78
   _globals['_CHECKREQUEST']._serialized_end=147
   _globals['_ATTRIBUTECONTEXT']._serialized_start=150
-  _globals['_ATTRIBUTECONTEXT']._serialized_end=796
+  _globals['_ATTRIBUTECONTEXT']._serialized_end=833
   _globals['_ATTRIBUTECONTEXT_CONTEXTEXTENSIONSENTRY']._serialized_start=372
   _globals['_ATTRIBUTECONTEXT_CONTEXTEXTENSIONSENTRY']._serialized_end=428
   _globals['_ATTRIBUTECONTEXT_PEER']._serialized_start=430
-  _globals['_ATTRIBUTECONTEXT_PEER']._serialized_end=479
-  _globals['_ATTRIBUTECONTEXT_REQUEST']._serialized_start=481
-  _globals['_ATTRIBUTECONTEXT_REQUEST']._serialized_end=551
-  _globals['_ATTRIBUTECONTEXT_HTTPREQUEST']._serialized_start=554
-  _globals['_ATTRIBUTECONTEXT_HTTPREQUEST']._serialized_end=796
-  _globals['_ATTRIBUTECONTEXT_HTTPREQUEST_HEADERSENTRY']._serialized_start=750
-  _globals['_ATTRIBUTECONTEXT_HTTPREQUEST_HEADERSENTRY']._serialized_end=796
-  _globals['_ADDRESS']._serialized_start=798
-  _globals['_ADDRESS']._serialized_end=863
-  _globals['_SOCKETADDRESS']._serialized_start=865
-  _globals['_SOCKETADDRESS']._serialized_end=897
-  _globals['_HEADERMAP']._serialized_start=899
-  _globals['_HEADERMAP']._serialized_end=957
-  _globals['_HEADERVALUE']._serialized_start=959
-  _globals['_HEADERVALUE']._serialized_end=1019
-  _globals['_CHECKRESPONSE']._serialized_start=1022
-  _globals['_CHECKRESPONSE']._serialized_end=1266
-  _globals['_STATUS']._serialized_start=1268
-  _globals['_STATUS']._serialized_end=1290
-  _globals['_HTTPSTATUS']._serialized_start=1292
-  _globals['_HTTPSTATUS']._serialized_end=1318
-  _globals['_DENIEDHTTPRESPONSE']._serialized_start=1321
-  _globals['_DENIEDHTTPRESPONSE']._serialized_end=1453
-  _globals['_OKHTTPRESPONSE']._serialized_start=1455
-  _globals['_OKHTTPRESPONSE']._serialized_end=1551
-  _globals['_HEADERVALUEOPTION']._serialized_start=1554
-  _globals['_HEADERVALUEOPTION']._serialized_end=1824
-  _globals['_HEADERVALUEOPTION_HEADERAPPENDACTION']._serialized_start=1699
-  _globals['_HEADERVALUEOPTION_HEADERAPPENDACTION']._serialized_end=1824
+  _globals['_ATTRIBUTECONTEXT_PEER']._serialized_end=500
+  _globals['_ATTRIBUTECONTEXT_REQUEST']._serialized_start=502
+  _globals['_ATTRIBUTECONTEXT_REQUEST']._serialized_end=572
+  _globals['_ATTRIBUTECONTEXT_HTTPREQUEST']._serialized_start=575
+  _globals['_ATTRIBUTECONTEXT_HTTPREQUEST']._serialized_end=833
+  _globals['_ATTRIBUTECONTEXT_HTTPREQUEST_HEADERSENTRY']._serialized_start=787
+  _globals['_ATTRIBUTECONTEXT_HTTPREQUEST_HEADERSENTRY']._serialized_end=833
+  _globals['_ADDRESS']._serialized_start=835
+  _globals['_ADDRESS']._serialized_end=900
+  _globals['_SOCKETADDRESS']._serialized_start=902
+  _globals['_SOCKETADDRESS']._serialized_end=934
+  _globals['_HEADERMAP']._serialized_start=936
+  _globals['_HEADERMAP']._serialized_end=994
+  _globals['_HEADERVALUE']._serialized_start=996
+  _globals['_HEADERVALUE']._serialized_end=1056
+  _globals['_CHECKRESPONSE']._serialized_start=1059
+  _globals['_CHECKRESPONSE']._serialized_end=1303
+  _globals['_STATUS']._serialized_start=1305
+  _globals['_STATUS']._serialized_end=1327
+  _globals['_HTTPSTATUS']._serialized_start=1329
+  _globals['_HTTPSTATUS']._serialized_end=1355
+  _globals['_DENIEDHTTPRESPONSE']._serialized_start=1358
+  _globals['_DENIEDHTTPRESPONSE']._serialized_end=1490
+  _globals['_OKHTTPRESPONSE']._serialized_start=1492
+  _globals['_OKHTTPRESPONSE']._serialized_end=1588
+  _globals['_HEADERVALUEOPTION']._serialized_start=1591
+  _globals['_HEADERVALUEOPTION']._serialized_end=1861
+  _globals['_HEADERVALUEOPTION_HEADERAPPENDACTION']._serialized_start=1736
+  _globals['_HEADERVALUEOPTION_HEADERAPPENDACTION']._serialized_end=1861
 # @@protoc_insertion_point(module_scope)

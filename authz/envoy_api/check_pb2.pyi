@@ -24,17 +24,19 @@ class AttributeContext(_message.Message):
         value: str
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     class Peer(_message.Message):
-        __slots__ = ("address",)
+        __slots__ = ("address", "certificate")
         ADDRESS_FIELD_NUMBER: _ClassVar[int]
+        CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
         address: Address
-        def __init__(self, address: _Optional[_Union[Address, _Mapping]] = ...) -> None: ...
+        certificate: bytes
+        def __init__(self, address: _Optional[_Union[Address, _Mapping]] = ..., certificate: _Optional[bytes] = ...) -> None: ...
     class Request(_message.Message):
         __slots__ = ("http",)
         HTTP_FIELD_NUMBER: _ClassVar[int]
         http: AttributeContext.HttpRequest
         def __init__(self, http: _Optional[_Union[AttributeContext.HttpRequest, _Mapping]] = ...) -> None: ...
     class HttpRequest(_message.Message):
-        __slots__ = ("id", "method", "headers", "path", "host", "header_map")
+        __slots__ = ("id", "method", "headers", "path", "host", "scheme", "header_map")
         class HeadersEntry(_message.Message):
             __slots__ = ("key", "value")
             KEY_FIELD_NUMBER: _ClassVar[int]
@@ -47,14 +49,16 @@ class AttributeContext(_message.Message):
         HEADERS_FIELD_NUMBER: _ClassVar[int]
         PATH_FIELD_NUMBER: _ClassVar[int]
         HOST_FIELD_NUMBER: _ClassVar[int]
+        SCHEME_FIELD_NUMBER: _ClassVar[int]
         HEADER_MAP_FIELD_NUMBER: _ClassVar[int]
         id: str
         method: bytes
         headers: _containers.ScalarMap[str, bytes]
         path: bytes
         host: bytes
+        scheme: bytes
         header_map: HeaderMap
-        def __init__(self, id: _Optional[str] = ..., method: _Optional[bytes] = ..., headers: _Optional[_Mapping[str, bytes]] = ..., path: _Optional[bytes] = ..., host: _Optional[bytes] = ..., header_map: _Optional[_Union[HeaderMap, _Mapping]] = ...) -> None: ...
+        def __init__(self, id: _Optional[str] = ..., method: _Optional[bytes] = ..., headers: _Optional[_Mapping[str, bytes]] = ..., path: _Optional[bytes] = ..., host: _Optional[bytes] = ..., scheme: _Optional[bytes] = ..., header_map: _Optional[_Union[HeaderMap, _Mapping]] = ...) -> None: ...
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_EXTENSIONS_FIELD_NUMBER: _ClassVar[int]

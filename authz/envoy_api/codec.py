@@ -66,6 +66,8 @@ def _denied(verdict: Verdict, request_id: str) -> bytes:
     form = _deny_form(verdict.reason, verdict.detail, verdict.identity is not None)
     response = pb.CheckResponse.FromString(form)
     response.denied_response.body = denial(verdict.reason, verdict.detail).body(request_id)
+    for name, value in verdict.headers:
+        _overwrite(response.denied_response.headers.add(), name, value)
     return _finish(response, _texts(verdict.identity))
 
 

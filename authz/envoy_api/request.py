@@ -66,6 +66,16 @@ class EnvoyRequest:
         return _text(self._http.host)
 
     @property
+    def scheme(self) -> str:
+        """As `CheckRequest.scheme`."""
+        return _text(self._http.scheme)
+
+    @property
+    def certificate(self) -> str:
+        """As `CheckRequest.certificate`."""
+        return _text(self._attributes.source.certificate)
+
+    @property
     def source(self) -> str:
         """As `CheckRequest.source`."""
         return self._attributes.source.address.socket_address.address

@@ -62,7 +62,7 @@ _KINDS: dict[tuple[str, str | None], _Kind] = {
     ("EC", "P-384"): _Kind(frozenset({"ES384"}), "ES384", ("crv", "kty", "x", "y")),
     ("OKP", "Ed25519"): _Kind(frozenset({"EdDSA"}), "EdDSA", ("crv", "kty", "x")),
 }
-_PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})  # RFC 7518 section 6
+PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})  # RFC 7518 section 6
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]+")
 _SAME_SIGNATURE = {"Ed25519": "EdDSA"}  # RFC 9864 section 2.2 renames EdDSA with this curve
 
@@ -107,7 +107,7 @@ def parse_jwks(data: bytes, algorithms: Collection[str], *, strict: bool) -> Par
                 raise KeySourceError(f"{label}: {bad}") from None
             warnings.append(f"{label} is left out: {bad}")
             continue
-        if not _PRIVATE_MEMBERS.isdisjoint(entry):
+        if not PRIVATE_MEMBERS.isdisjoint(entry):
             warnings.append(
                 f"{label} comes with its private part; publish what `authz keys jwks` prints"
             )
@@ -231,6 +231,23 @@ def read_key(entry: object, allowed: Collection[str]) -> VerificationKey:
     # Through the key and back: leading zeros and the like don't make another thumbprint.
     canonical = thumbprint(implementation.to_jwk(key, as_dict=True))
     return VerificationKey(kid, algorithms, canonical, key)
+
+
+def private_key(jwk: Mapping[str, Any], expected: str) -> object:
+    """The private key of a JWK whose public half was found good and has the thumbprint `expected`.
+    KeySourceError: it has none, or that of another.
+    """
+    implementation = codec(default_algorithm(jwk))
+    try:
+        key = implementation.from_jwk(dict(jwk))
+        own = thumbprint(implementation.to_jwk(key.public_key(), as_dict=True))
+    except AttributeError:
+        raise KeySourceError("has no private part; name the private key file") from None
+    except (jwt.InvalidKeyError, UnsupportedAlgorithm, ValueError, TypeError, KeyError):
+        raise KeySourceError("is not a valid private key") from None
+    if own != expected:  # not every version of PyJWT looks at an Ed25519 key's `x`
+        raise KeySourceError("has a private part that belongs to another public key")
+    return key
 
 
 def _kind(entry: Mapping[str, Any]) -> _Kind:

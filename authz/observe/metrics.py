@@ -161,6 +161,22 @@ class StoreFigures(Protocol):
         ...
 
 
+class RememberedUses(Protocol):
+    """`authz.uses.memory.UsedHere`."""
+
+    size: int
+    evictions: int
+
+
+class UseFigures(Protocol):
+    """`authz.uses.ledger.Ledger`."""
+
+    results: dict[str, int]
+
+    @property
+    def here(self) -> RememberedUses: ...
+
+
 class AuditFigures(Protocol):
     """`authz.audit.log.AuditLog`."""
 
@@ -189,6 +205,12 @@ class KeyRingFigures(Protocol):
     """`authz.keys.ring.KeyRing`."""
 
     issuer: str
+
+    @property
+    def use(self) -> str:
+        """`sig` or `enc`."""
+        ...
+
     refreshed: int
     """Attempts to read or fetch the keys that succeeded."""
     refreshes_failed: int
@@ -221,6 +243,8 @@ class Metrics(Collector):
         lookups: Mapping[str, int],
         store_latency: Histogram,
         store: StoreFigures | None,
+        uses: UseFigures,
+        exposed: Mapping[str, int],
         audit: AuditFigures,
         reconciler: ReconcilerFigures,
         keys: Callable[[], Iterable[KeyRingFigures]],
@@ -231,6 +255,7 @@ class Metrics(Collector):
         """`connections`: None where the transport counts nothing.
         `fail_opens`: by cause (`FailOpenRecorder.fail_opens`). `lookups`: by result
         (`Revocations.results`). `store`, `feed`: None for `memory://`.
+        `exposed`: by result (`ExposedTokens.results`), empty where none is revoked.
         `keys`: the key rings of now.
         `loop_lag`: `Heartbeat.lag`. `clock`: the monotonic seconds that `KeyRing.age` takes.
         """
@@ -244,6 +269,8 @@ class Metrics(Collector):
         self._lookups = lookups
         self._store_latency = store_latency
         self._store = store
+        self._uses = uses
+        self._exposed = exposed
         self._audit = audit
         self._reconciler = reconciler
         self._keys = keys
@@ -269,6 +296,7 @@ class Metrics(Collector):
         yield from self._collect_knowledge()
         yield from self._collect_feed()
         yield from self._collect_store()
+        yield from self._collect_uses()
         yield from self._collect_audit()
         yield from self._collect_reconciled()
         yield from self._collect_keys()
@@ -354,6 +382,13 @@ class Metrics(Collector):
         )
         refreshes = {} if self._store is None else {(): self._store.topology_refreshes}
         yield _counter(names.STORE_TOPOLOGY_REFRESHES, refreshes)
+        yield _counter(names.EXPOSED_TOKENS, _by_one_label(self._exposed))
+
+    def _collect_uses(self) -> Iterator[Family]:
+        outcomes = ("first", "used", "used_here", *STORE_CAUSES)
+        yield _counter(names.USES, _by_one_label(self._uses.results, outcomes))
+        yield _gauge(names.USES_REMEMBERED, {(): self._uses.here.size})
+        yield _counter(names.USES_EVICTED, {(): self._uses.here.evictions})
 
     def _collect_audit(self) -> Iterator[Family]:
         yield _counter(names.AUDIT_RECORDS, {(): self._audit.written})
@@ -372,15 +407,16 @@ class Metrics(Collector):
     def _collect_keys(self) -> Iterator[Family]:
         now = self._clock()
         rings = list(self._keys())
-        ages = {(ring.issuer,): ring.age(now) for ring in rings}
+        ages = {(ring.issuer, ring.use): ring.age(now) for ring in rings}
         yield _gauge(
             names.KEY_SET_AGE, {labels: age for labels, age in ages.items() if age is not None}
         )
-        yield _gauge(names.KEY_SET_FAILING, {(ring.issuer,): int(ring.failing) for ring in rings})
+        failing = {(ring.issuer, ring.use): int(ring.failing) for ring in rings}
+        yield _gauge(names.KEY_SET_FAILING, failing)
         yield _counter(
             names.KEY_REFRESHES,
-            {(ring.issuer, "ok"): ring.refreshed for ring in rings}
-            | {(ring.issuer, "failed"): ring.refreshes_failed for ring in rings},
+            {(ring.issuer, ring.use, "ok"): ring.refreshed for ring in rings}
+            | {(ring.issuer, ring.use, "failed"): ring.refreshes_failed for ring in rings},
         )
 
 

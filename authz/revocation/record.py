@@ -103,7 +103,7 @@ POSSIBLY_REVOKED = PossiblyRevoked()
 
 
 def user_digest(issuer: str, subject: str) -> str:
-    return _digest(b"user", issuer.encode(), subject.encode())
+    return digest(b"user", issuer.encode(), subject.encode())
 
 
 def token_digest(issuer: str, jti: str | None, signing_input: bytes) -> str:
@@ -112,8 +112,8 @@ def token_digest(issuer: str, jti: str | None, signing_input: bytes) -> str:
     another valid one.
     """
     if jti is not None:
-        return _digest(b"jti", issuer.encode(), jti.encode())
-    return _digest(b"jws", signing_input)
+        return digest(b"jti", issuer.encode(), jti.encode())
+    return digest(b"jws", signing_input)
 
 
 def bucket_of(issuer: str, subject: str, buckets: int) -> int:
@@ -128,6 +128,11 @@ def not_before_key(bucket: int, user: str) -> str:
     return f"jwt:{{{bucket}}}:not-before:{user}"
 
 
+def sessions_key(bucket: int, user: str) -> str:
+    """The user's sessions, which the token service keeps; `tokens/session.py` has the form."""
+    return f"jwt:{{{bucket}}}:sessions:{user}"
+
+
 def feed_key(bucket: int) -> str:
     """The stream of the bucket's revocations, and the channel on which each is published."""
     return f"jwt:{{{bucket}}}:feed"
@@ -138,7 +143,7 @@ def tip_key(bucket: int) -> str:
     return f"jwt:{{{bucket}}}:tip"
 
 
-def _digest(*parts: bytes) -> str:
+def digest(*parts: bytes) -> str:
     """43 characters of base64url. Each part is preceded by its length, so that no two lists of
     parts read the same.
     """

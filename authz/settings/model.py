@@ -6,8 +6,10 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from authz.addresses import check_listen_address
 from authz.durations import Duration
+from authz.settings.base import ListenAddress
+from authz.settings.dpop import DpopSettings
+from authz.settings.guards import CsrfSettings
 from authz.settings.issuers import IssuerSettings
 from authz.settings.limits import MAX_LEEWAY
 from authz.settings.sidecar import (
@@ -18,6 +20,7 @@ from authz.settings.sidecar import (
     LogSettings,
 )
 from authz.settings.store import RelaySettings, StoreSettings
+from authz.settings.tokens import TokensSettings
 
 ENV_PREFIX = "AUTHZ_"
 ENV_NESTING = "__"
@@ -29,9 +32,6 @@ def _credential(value: str) -> str:
         msg = f"{value!r}: write header:NAME or cookie:NAME, as in header:authorization"
         raise ValueError(msg)
     return f"header:{name.lower()}" if kind == "header" else value
-
-
-ListenAddress = Annotated[str, AfterValidator(check_listen_address)]
 
 
 class Settings(BaseSettings):
@@ -65,10 +65,18 @@ class Settings(BaseSettings):
         list[Annotated[str, AfterValidator(_credential)]], Field(min_length=1)
     ] = ["header:authorization", "cookie:__Host-access"]
     """Where a token may be. A request that carries more than one is refused."""
+    dpop: DpopSettings = DpopSettings()
+    require_https: bool = False
+    """Refuse tokens that came over plain HTTP; a route may say otherwise."""
+    revoke_exposed: bool = False
+    """Revoke them as well, since others may have seen them."""
+    csrf: CsrfSettings = CsrfSettings()
     store: StoreSettings = StoreSettings()
     cache: CacheSettings = CacheSettings()
     feed: FeedSettings = FeedSettings()
     relay: RelaySettings = RelaySettings()
+    tokens: TokensSettings | None = None
+    """The token service. What only checks tokens needs none of it."""
     fail_mode: Literal["open", "closed"] = "open"
     """What becomes of a request when the store can't be asked and nothing is known locally."""
     audit: AuditSettings = AuditSettings()

@@ -3,6 +3,9 @@
 from collections.abc import Awaitable, Mapping
 from typing import Any
 
+from authz.check.credentials import Credential
+from authz.check.guard import Presented
+from authz.check.policy import RoutePolicies
 from authz.check.request import CheckRequest, PlainRequest
 from authz.check.token import Identity
 from authz.check.verdict import Reason
@@ -133,20 +136,40 @@ def http_request(
     token: str | None = None,
     headers: Mapping[str, tuple[str, ...]] | None = None,
     extensions: Mapping[str, str] | None = None,
+    **parts: Any,
 ) -> PlainRequest:
     """A request as the decoder hands it on. `token`: as the bearer token."""
     values = dict(headers or {})
     if token is not None:
         values["authorization"] = (f"Bearer {token}",)
-    return PlainRequest(
-        request_id="request-1",
-        method="GET",
-        path="/",
-        host="app.example",
-        source="127.0.0.1",
-        headers=values,
-        forged=(),
-        extensions=extensions or {},
+    given: dict[str, Any] = {
+        "request_id": "request-1",
+        "method": "GET",
+        "path": "/",
+        "host": "app.example",
+        "source": "127.0.0.1",
+        **parts,
+    }
+    return PlainRequest(headers=values, extensions=extensions or {}, **given)
+
+
+def presented(
+    request: PlainRequest | None = None,
+    credential: Credential | None = None,
+    *,
+    policy: Mapping[str, str] | None = None,
+    **token_claims: Any,
+) -> Presented:
+    """A good token of these claims, and how it came. `policy`: the route's, without `authz.`."""
+    text = token(**token_claims)
+    verifier = make_verifier(FakeKeys(public_keys((rsa_key(), KID))))
+    extensions = {f"authz.{name}": value for name, value in (policy or {}).items()}
+    return Presented(
+        request=request or http_request(),
+        credential=credential or Credential(text),
+        verified=accepted(verifier, text),
+        policy=RoutePolicies("open").of(extensions),
+        now=NOW,
     )
 
 

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from authz.check.authorizer import Authorizer
 from authz.check.credentials import CredentialFinder
+from authz.check.guards import all_guards
 from authz.check.policy import RoutePolicies
 from authz.check.request import CheckRequest
 from authz.check.token import Identity
@@ -32,6 +33,8 @@ from authz.revocation.record import (
     TokenRef,
     Unavailable,
 )
+from authz.settings import IssuerlessSettings
+from authz.uses.ledger import Ledger
 from support import jwks
 from support.jwks import b64, rsa_key, sign
 
@@ -61,6 +64,8 @@ class Pipeline:
             verifier=make_verifier(self.keys),
             revocations=self.store,
             policies=RoutePolicies(fail_mode),
+            guards=all_guards(IssuerlessSettings()),
+            ledger=Ledger(None),
             recorder=self.recorder,
             clock=lambda: NOW,
         )

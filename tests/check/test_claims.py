@@ -7,9 +7,15 @@ from check.fakes import NOW
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authz.check.claims import MAX_NUMERIC_DATE, identity_of, not_before, numeric_date
+from authz.check.claims import (
+    MAX_NUMERIC_DATE,
+    confirmation_of,
+    identity_of,
+    not_before,
+    numeric_date,
+)
 from authz.check.jose import BadTokenError
-from authz.check.token import Identity
+from authz.check.token import Confirmation, Identity
 from authz.check.verdict import Reason
 from support import jwks
 from support.jwks import ISSUER
@@ -221,3 +227,65 @@ def test_no_claims_raise_anything_but_a_bad_token(changes: dict[str, Any]) -> No
         assert text.strip() == text
         assert text.encode()
         assert text.isprintable() or not any(ord(c) < 0x20 or 0x7F <= ord(c) < 0xA0 for c in text)
+
+
+# Whom it is bound to
+
+THUMBPRINT = "A" * 42 + "E"
+
+
+def test_a_token_without_cnf_is_bound_to_nobody() -> None:
+    assert confirmation_of(claims()) is None
+
+
+def test_a_token_may_be_bound_to_a_key_a_certificate_or_both() -> None:
+    other = "B" * 43
+    assert confirmation_of({"cnf": {"jkt": THUMBPRINT}}) == Confirmation(jkt=THUMBPRINT)
+    assert confirmation_of({"cnf": {"x5t#S256": THUMBPRINT}}) == Confirmation(
+        certificate=THUMBPRINT
+    )
+    both = {"cnf": {"jkt": THUMBPRINT, "x5t#S256": other}}
+    assert confirmation_of(both) == Confirmation(jkt=THUMBPRINT, certificate=other)
+
+
+@pytest.mark.parametrize(
+    "cnf",
+    [
+        {"jwk": {"kty": "RSA"}},
+        {"kid": "key-1"},
+        {"x5t": THUMBPRINT},
+        {"x5t#s256": THUMBPRINT},
+        {"jkt": THUMBPRINT, "osc": "x"},
+        {"": THUMBPRINT},
+    ],
+)
+def test_a_binding_that_is_not_known_is_not_ignored(cnf: dict[str, Any]) -> None:
+    """Or whoever holds the token could use it."""
+    with pytest.raises(BadTokenError) as caught:
+        confirmation_of({"cnf": cnf})
+    assert caught.value.reason is Reason.BINDING_UNSUPPORTED
+
+
+@pytest.mark.parametrize(
+    "cnf",
+    [
+        None,
+        {},
+        [],
+        "",
+        "jkt",
+        True,
+        {"jkt": None},
+        {"jkt": ""},
+        {"jkt": THUMBPRINT[:-1]},
+        {"jkt": f"{THUMBPRINT}="},
+        {"jkt": THUMBPRINT.replace("A", "+")},
+        {"jkt": [THUMBPRINT]},
+        {"x5t#S256": f"{THUMBPRINT}\n"},
+        {"x5t#S256": THUMBPRINT, "jkt": 7},
+    ],
+)
+def test_a_binding_that_cannot_be_read_is_refused(cnf: object) -> None:
+    with pytest.raises(BadTokenError) as caught:
+        confirmation_of({"cnf": cnf})
+    assert (caught.value.reason, caught.value.detail) == (Reason.CLAIM_INVALID, "cnf")

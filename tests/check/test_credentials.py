@@ -5,14 +5,21 @@ from check.fakes import http_request
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authz.check.credentials import CredentialFinder
+from authz.check.credentials import Credential, CredentialFinder
 from authz.check.verdict import Reason
 
 DEFAULT = ("header:authorization", "cookie:__Host-access")
 
 
 def find(*credentials: str, **headers: str | tuple[str, ...]) -> str | Reason:
-    """What is found in headers whose names are written with `_` for `-`."""
+    """The token in headers whose names are written with `_` for `-`, or why there is none."""
+    found = find_credential(*credentials, **headers)
+    return found.token if isinstance(found, Credential) else found
+
+
+def find_credential(
+    *credentials: str, **headers: str | tuple[str, ...]
+) -> str | Credential | Reason:
     values = {
         name.replace("_", "-"): (value,) if isinstance(value, str) else value
         for name, value in headers.items()
@@ -48,7 +55,7 @@ def test_a_scheme_without_a_token_is_malformed(value: str) -> None:
         "Bear a.b.c",
         "Bearer:a.b.c",
         "\u017fearer a",
-        "DPoP a",
+        "DPoPa a",
     ],
 )
 def test_another_scheme_is_unsupported(value: str) -> None:
@@ -86,6 +93,36 @@ def test_joined_duplicates_are_two_credentials(value: str) -> None:
 @pytest.mark.parametrize("second", ["Bearer a.b.c", "Bearer d.e.f", "Basic x", ""])
 def test_a_header_that_came_twice_is_refused_even_if_both_are_equal(second: str) -> None:
     assert find(authorization=("Bearer a.b.c", second)) is Reason.MULTIPLE_CREDENTIALS
+
+
+@pytest.mark.parametrize("value", ["DPoP a.b.c", "dpop a.b.c", "  DPOP   a.b.c  "])
+def test_a_token_that_comes_with_a_proof_is_found(value: str) -> None:
+    """RFC 9449 section 7.1."""
+    assert find_credential(authorization=value) == Credential("a.b.c", "dpop")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "DPoP a.b.c,DPoP a.b.c",
+        "DPoP a.b.c, Bearer a.b.c",
+        "Bearer a.b.c,dpop a.b.c",
+        "Basic dXNlcg==,DPoP a.b.c",
+        "DPoP a.b.c,",
+    ],
+)
+def test_joined_duplicates_of_either_scheme_are_two_credentials(value: str) -> None:
+    assert find(authorization=value) is Reason.MULTIPLE_CREDENTIALS
+
+
+def test_one_token_by_two_schemes_is_refused() -> None:
+    """It would be judged in two ways."""
+    places = ("header:authorization", "header:x-token", "cookie:a")
+    assert find(*places, authorization="DPoP a", x_token="a") is Reason.MULTIPLE_CREDENTIALS
+    assert find(*places, authorization="Bearer a", x_token="DPoP a") is Reason.MULTIPLE_CREDENTIALS
+    assert find(*places, authorization="DPoP a", cookie="a=a") is Reason.MULTIPLE_CREDENTIALS
+    found = find_credential(*places, authorization="DPoP a", x_token="DPoP a")
+    assert found == Credential("a", "dpop")
 
 
 def test_parameters_of_another_scheme_may_hold_commas() -> None:
@@ -245,3 +282,21 @@ def test_of_two_different_tokens_none_is_ever_chosen(
     assert find(authorization=joined) is Reason.MULTIPLE_CREDENTIALS
     twice = find(cookie=f"__Host-access={one};__Host-access={other}")
     assert twice == (one if one == other else Reason.MULTIPLE_CREDENTIALS)
+
+
+# How it came
+
+
+def test_a_bearer_token_in_a_header_is_its_text_and_no_more() -> None:
+    assert find_credential(authorization="Bearer a.b.c") == "a.b.c"
+    assert find_credential("header:x-token", x_token="a.b.c") == "a.b.c"
+
+
+def test_a_token_that_a_browser_may_have_sent_by_itself_is_told_apart() -> None:
+    found = find_credential(cookie="a=1; __Host-access=a.b.c")
+    assert found == Credential("a.b.c", "bearer", cookie=True)
+
+
+def test_a_token_in_header_and_cookie_came_in_a_header() -> None:
+    both = find_credential(authorization="Bearer a.b.c", cookie="__Host-access=a.b.c")
+    assert both == "a.b.c"

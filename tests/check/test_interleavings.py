@@ -43,6 +43,7 @@ from revocation.entries import cutoff_entry, token_entry
 from authz.check.authorizer import Authorizer
 from authz.check.claims import identity_of
 from authz.check.credentials import CredentialFinder
+from authz.check.guards import all_guards
 from authz.check.policy import RoutePolicies
 from authz.check.request import PlainRequest
 from authz.check.verdict import Decision, Verdict, deny
@@ -64,6 +65,8 @@ from authz.revocation.record import (
 )
 from authz.revocation.store import Acknowledgement, TokenRevocation, UserRevocation
 from authz.revocation.view import Revocations
+from authz.settings import IssuerlessSettings
+from authz.uses.ledger import Ledger
 from support.jwks import ISSUER, PrivateKey, ec_key, rsa_key, sign
 
 REQUEST_ID = "7d1c"
@@ -202,6 +205,8 @@ class Interleavings(RuleBasedStateMachine):
             verifier=make_verifier(self.keys, leeway=LEEWAY, cache_size=room),
             revocations=self.view,
             policies=RoutePolicies("open"),
+            guards=all_guards(IssuerlessSettings()),
+            ledger=Ledger(None),
             recorder=self.recorder,
             clock=lambda: self.now,
         )

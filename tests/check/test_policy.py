@@ -40,10 +40,44 @@ def test_a_route_that_says_nothing_needs_a_token_and_has_the_global_fail_mode(
 
 
 def test_a_route_may_say_all_there_is() -> None:
-    found = policy(mode="optional", fail_mode="closed", audience="orders", scopes="read write")
-    assert found == RoutePolicy(
-        optional=True, fail_mode="closed", audience="orders", scopes=("read", "write")
+    found = policy(
+        mode="optional",
+        fail_mode="closed",
+        audience="orders",
+        scopes="read write",
+        require_https="true",
+        csrf="false",
+        binding="required",
+        use="once",
     )
+    assert found == RoutePolicy(
+        optional=True,
+        fail_mode="closed",
+        audience="orders",
+        scopes=("read", "write"),
+        require_https=True,
+        csrf=False,
+        bound=True,
+        once=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("extensions", "guarded"),
+    [
+        ({}, False),
+        ({"scopes": "read", "audience": "orders", "mode": "optional"}, False),
+        ({"csrf": "false"}, False),
+        ({"require_https": "true"}, True),
+        ({"binding": "required"}, True),
+        ({"use": "once"}, True),
+        ({"require_https": "false", "binding": "optional", "use": "many"}, False),
+    ],
+)
+def test_guards_are_asked_about_plain_tokens_only_where_the_route_demands_something(
+    extensions: dict[str, str], guarded: bool
+) -> None:
+    assert policy(**extensions).guarded == guarded
 
 
 @pytest.mark.parametrize("fail_mode", ["open", "closed"])
@@ -69,6 +103,16 @@ def test_the_routes_fail_mode_goes_before_the_global_one(fail_mode: Any, of_rout
         ("authz.scopes", "read\twrite"),
         ("authz.scopes", 'read "write"'),
         ("authz.scopes", "lesen schreib\u00e9n"),
+        ("authz.require_https", ""),
+        ("authz.require_https", "True"),
+        ("authz.require_https", "yes"),
+        ("authz.csrf", "off"),
+        ("authz.csrf", ""),
+        ("authz.binding", "Required"),
+        ("authz.binding", "dpop"),
+        ("authz.use", "Once"),
+        ("authz.use", "1"),
+        ("authz.bound", "required"),
         ("authz.scope", "admin"),
         ("authz.", "x"),
         ("authz.Scopes", "admin"),

@@ -8,6 +8,11 @@ from check.challenge import parse_challenge
 
 from authz.check.verdict import Decision, Reason, denial
 
+ABOUT_POSSESSION = {
+    Reason.SCHEME_MISMATCH, Reason.PROOF_MISSING, Reason.PROOF_INVALID, Reason.PROOF_REPLAYED,
+    Reason.NONCE_REQUIRED,
+}  # fmt: skip
+
 DENIALS = [reason for reason in Reason if reason.value.status != 200]
 
 
@@ -49,14 +54,24 @@ def test_the_status_decides_between_challenge_and_retry(reason: Reason) -> None:
     "reason", [reason for reason in DENIALS if reason.value.status in {401, 403}], ids=str
 )
 def test_the_challenge_is_as_rfc_6750_has_it(reason: Reason) -> None:
+    """And, where it is about a proof of possession, RFC 9449 section 7.1."""
     scheme, parameters = parse_challenge(dict(denial(reason, "exp").headers)["www-authenticate"])
-    assert (scheme, parameters["realm"]) == ("Bearer", "authz")
+    assert parameters["realm"] == "authz"
+    if scheme == "DPoP":
+        assert parameters.pop("algs") == "ES256 ES384 EdDSA PS256 RS256"
+        assert reason in ABOUT_POSSESSION
+    else:
+        assert scheme == "Bearer"
+        assert reason not in ABOUT_POSSESSION
     if reason in {Reason.TOKEN_MISSING, Reason.SCHEME_UNSUPPORTED}:
         # Section 3.1: no error code where the request lacks any authentication information.
         assert set(parameters) == {"realm"}
     else:
         assert set(parameters) == {"realm", "error", "error_description"}
-        assert parameters["error"] in {"invalid_request", "invalid_token", "insufficient_scope"}
+        assert parameters["error"] in {
+            "invalid_request", "invalid_token", "insufficient_scope", "invalid_dpop_proof",
+            "use_dpop_nonce",
+        }  # fmt: skip
         assert parameters["error_description"].endswith(": exp")
 
 

@@ -11,6 +11,7 @@ from check.fakes import KID, CountingRevocations, FakeKeys, FakeRecorder, make_v
 
 from authz.check.authorizer import Authorizer
 from authz.check.credentials import CredentialFinder
+from authz.check.guards import all_guards
 from authz.check.policy import RoutePolicies
 from authz.check.verdict import Verdict
 from authz.envoy_api import check_pb2 as pb
@@ -19,6 +20,8 @@ from authz.envoy_api.grpc_calls import read_call, read_message, write_message
 from authz.envoy_api.http2.blocks import BlockReader
 from authz.envoy_api.http2.errors import ConnectionFault
 from authz.envoy_api.service import CheckService
+from authz.settings import IssuerlessSettings
+from authz.uses.ledger import Ledger
 from support import http2_driver
 from support.jwks import rsa_key
 
@@ -63,6 +66,8 @@ def _service() -> CheckService:
         verifier=make_verifier(FakeKeys(public_keys((rsa_key(), KID)))),
         revocations=CountingRevocations(),
         policies=RoutePolicies("open"),
+        guards=all_guards(IssuerlessSettings()),
+        ledger=Ledger(None),
         recorder=FakeRecorder(),
         clock=lambda: 1.8e9,
     )

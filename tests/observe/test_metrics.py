@@ -41,6 +41,7 @@ class Ring:
 
     def __init__(self, issuer: str, age: float | None, *, failing: bool) -> None:
         self.issuer = issuer
+        self.use = "sig"
         self.refreshed = 4
         self.refreshes_failed = 2
         self.failing = failing
@@ -124,6 +125,10 @@ def metrics(tmp_path: Path) -> Metrics:
         lookups={"clear": 20, "timeout": 2},
         store_latency=store.latency,
         store=Store(),
+        uses=SimpleNamespace(
+            results={"first": 6, "used_here": 2}, here=SimpleNamespace(size=6, evictions=1)
+        ),
+        exposed={"revoked": 3, "failed": 2, "dropped": 0},
         audit=audit,
         reconciler=SimpleNamespace(
             reconciled={True: 2, False: 40}, requests_after=5, pending=7, dropped=1
@@ -194,6 +199,13 @@ def test_the_figures_of_the_parts_are_shown(metrics: Metrics) -> None:
         "authz_store_breaker_open['127.0.0.1:7002']": 1,
         "authz_store_breaker_opened_total['127.0.0.1:7002']": 1,
         "authz_store_topology_refreshes_total": 7,
+        "authz_uses_total['first']": 6,
+        "authz_uses_total['used_here']": 2,
+        "authz_uses_total['timeout']": 0,
+        "authz_uses_remembered": 6,
+        "authz_uses_evicted_total": 1,
+        "authz_exposed_tokens_total['revoked']": 3,
+        "authz_exposed_tokens_total['dropped']": 0,
         "authz_audit_records_total": 12,
         "authz_audit_failures_total['timeout']": 3,
         "authz_audit_failures_total['no_space']": 0,
@@ -203,13 +215,13 @@ def test_the_figures_of_the_parts_are_shown(metrics: Metrics) -> None:
         "authz_reconciled_requests_after_total": 5,
         "authz_reconcile_pending": 7,
         "authz_reconcile_dropped_total": 1,
-        "authz_key_set_age_seconds['https://issuer.example']": 60,
-        f"authz_key_set_failing[{odd}]": 1,
-        "authz_key_refreshes_total['failed', 'https://issuer.example']": 2,
+        "authz_key_set_age_seconds['https://issuer.example', 'sig']": 60,
+        f"authz_key_set_failing[{odd}, 'sig']": 1,
+        "authz_key_refreshes_total['failed', 'https://issuer.example', 'sig']": 2,
     }
     assert {name: found.get(name) for name in expected} == expected
     assert found["authz_filter_bytes"] > 0
-    assert f"authz_key_set_age_seconds[{odd}]" not in found  # never obtained: no age
+    assert f"authz_key_set_age_seconds[{odd}, 'sig']" not in found  # never obtained: no age
 
 
 def test_what_never_happened_is_shown_as_zero(metrics: Metrics) -> None:

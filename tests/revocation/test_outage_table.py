@@ -21,12 +21,15 @@ from revocation.entries import token_entry
 from authz.check.authorizer import Authorizer
 from authz.check.claims import identity_of
 from authz.check.credentials import CredentialFinder
+from authz.check.guards import all_guards
 from authz.check.policy import RoutePolicies
 from authz.check.verdict import Decision, Reason, Verdict
 from authz.revocation.known.knowledge import Knowledge
 from authz.revocation.memory import MemoryStore
 from authz.revocation.record import Answer, Clear, Revoked, TokenRef, Unavailable
 from authz.revocation.view import Revocations
+from authz.settings import IssuerlessSettings
+from authz.uses.ledger import Ledger
 from support import jwks
 from support.jwks import ISSUER, rsa_key, sign
 
@@ -75,6 +78,8 @@ class World:
             verifier=make_verifier(FakeKeys(public_keys((rsa_key(), KID)))),
             revocations=view,
             policies=RoutePolicies("open"),
+            guards=all_guards(IssuerlessSettings()),
+            ledger=Ledger(None),
             recorder=self.recorder,
             clock=lambda: NOW,
         )

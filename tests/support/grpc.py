@@ -25,6 +25,8 @@ def check_request(
     extensions: Mapping[str, str] | None = None,
     source: str = "127.0.0.1",
     request_id: str = "1234567890",
+    scheme: str = "http",
+    certificate: str = "",
 ) -> auth.CheckRequest:
     """A CheckRequest as Envoy makes them. `raw_headers` go into `header_map`, as Envoy does with
     `encode_raw_headers`, and `headers` into the map; `token` is an authorization header in the map.
@@ -34,7 +36,7 @@ def check_request(
         values["authorization"] = f"Bearer {token}"
     http = auth.AttributeContextHttpRequest(
         id=request_id, method=method, headers=values, path=path, host=host, size=-1,
-        protocol="HTTP/1.1", scheme="http",
+        protocol="HTTP/1.1", scheme=scheme,
     )  # fmt: skip
     if raw_headers is not None:
         http.header_map = core.HeaderMap(
@@ -43,7 +45,7 @@ def check_request(
     address = core.Address(socket_address=core.SocketAddress(address=source, port_value=54321))
     return auth.CheckRequest(
         attributes=auth.AttributeContext(
-            source=auth.AttributeContextPeer(address=address),
+            source=auth.AttributeContextPeer(address=address, certificate=certificate),
             request=auth.AttributeContextRequest(http=http),
             context_extensions=dict(extensions or {}),
         )

@@ -15,13 +15,14 @@ from redis.asyncio import Redis
 from authz.observe import events
 from authz.revocation.record import Clear, Revoked, TokenRef, Unavailable
 from authz.revocation.redis.client import connector
-from authz.revocation.redis.lane import Lane, Lookup, Redirect
+from authz.revocation.redis.lane import Lane, Redirect
 from authz.revocation.redis.outage import Breaker, State
+from authz.revocation.redis.question import Question
 from authz.revocation.redis.topology import Address, Topology, TopologyError, node_name
 from authz.settings import StoreSettings, store_url_parts
 
 MAX_REDIRECTS = 3
-"""Of one look-up. A slot moves once; more means that nodes disagree, and time is up anyway."""
+"""Of one question. A slot moves once; more means that nodes disagree, and time is up anyway."""
 TOPOLOGY_EVERY = 10.0
 """Seconds between readings of the map when nothing seems wrong."""
 TOPOLOGY_RETRY = 0.5
@@ -212,23 +213,23 @@ class Nodes:
 
     # ---- told by lanes
 
-    def _redirected(self, lookup: Lookup, to: Redirect) -> None:
-        lookup.redirects += 1
-        if lookup.redirects > MAX_REDIRECTS:
-            lookup.settle(Unavailable("error"))
+    def _redirected(self, question: Question, to: Redirect) -> None:
+        question.redirects += 1
+        if question.redirects > MAX_REDIRECTS:
+            question.settle(Unavailable("error"))
             return
         shard = self.topology.shard(to.bucket)
         if to.asking and shard is not None:
             home = self.lane(shard.primary)
-            self._spawn(home.ask_one_by_one(lookup, self.client))
+            self._spawn(home.ask_one_by_one(question, self.client))
             return
         self.topology.moved(to.bucket, to.address)
         self._wake.set()
         lane = self.lane(to.address)
         if not lane.breaker.allows(self._loop.time()):
-            lookup.settle(Unavailable("breaker_open"))
-        elif not lookup.answer.done():
-            lane.submit(lookup)
+            question.settle(Unavailable("breaker_open"))
+        elif not question.answer.done():
+            lane.submit(question)
 
     def _troubled(self, lane: Lane) -> None:
         self.error = lane.last_error

@@ -18,9 +18,10 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from authz.observe import events
 from authz.revocation.record import ANY_USER, Revoked, TokenRef, Unavailable, feed_key
-from authz.revocation.redis.lane import Lane, describe, keys_of, read_reply
+from authz.revocation.redis.lane import Lane, describe
 from authz.revocation.redis.nodes import Nodes
 from authz.revocation.redis.outage import State
+from authz.revocation.redis.question import keys_of, read_reply
 from authz.revocation.store import Trace
 from authz.settings import MAX_LEEWAY
 

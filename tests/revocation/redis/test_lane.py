@@ -8,8 +8,9 @@ import pytest
 
 from authz.revocation.known.knowledge import Knowledge
 from authz.revocation.record import Clear, Finding, Revoked, TokenRef, Unavailable
-from authz.revocation.redis.lane import MAX_PIPELINE, MAX_PIPELINES_IN_FLIGHT, read_reply
+from authz.revocation.redis.lane import MAX_PIPELINE, MAX_PIPELINES_IN_FLIGHT
 from authz.revocation.redis.outage import MAX_IN_A_ROW, State
+from authz.revocation.redis.question import read_reply
 from authz.revocation.view import Revocations
 from authz.settings import MAX_LEEWAY, MAX_LIFETIME
 from support.ports import LOOPBACK

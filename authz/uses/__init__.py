@@ -1,0 +1,1 @@
+"""What may be used once in the whole cluster: one-time tokens, proofs of possession."""

@@ -1,0 +1,68 @@
+"""The ledger of what may be used once: what this process saw, then one atomic call to the store."""
+
+from collections.abc import Awaitable
+from typing import Protocol
+
+from authz.revocation.record import Unavailable
+from authz.uses.memory import UsedHere
+from authz.uses.record import FIRST, USED, First, Use, Used
+
+
+class UseStore(Protocol):
+    """Where all processes of a deployment write down what they see used."""
+
+    def use(self, bucket: int, name: str, until: float) -> Awaitable[Use] | Unavailable:
+        """As `Ledger.use`, of all processes."""
+        ...
+
+
+class Ledger:
+    """Says of each thing once that it is used for the first time."""
+
+    def __init__(self, store: UseStore | None) -> None:
+        """`store`: None where this process is all there is (`memory://`)."""
+        self._store = store
+        self.here = UsedHere()
+        self.results: dict[str, int] = {}
+        """Uses by outcome: `first`; `used_here`: this process knew; `used`: the store did; or the
+        cause why the store didn't say."""
+
+    def use(self, bucket: int, name: str, until: float, now: float) -> Use | Awaitable[Use]:
+        """Use a thing, which nobody can do again. At once where memory holds the answer, else an
+        awaitable of at most `store.timeout`. Never raises for a failure of the store.
+
+        `name`: 43 characters of a digest, scoped by what kind of thing it is. `until`: when it
+        can't be used any more in any case, the same each time. `now`. Seconds since 1970.
+
+        What is asked of the store is remembered here first, so that of any number of tries in one
+        process one is `First` at most, and none where another process was. With `Unavailable`
+        nobody knows of the others; whoever then refuses the request calls `forget`.
+        """
+        if not self.here.add(name, until, now):
+            return self._counted(USED, "used_here")
+        if self._store is None:
+            return self._counted(FIRST)
+        answer = self._store.use(bucket, name, until)
+        if isinstance(answer, Unavailable):
+            return self._counted(answer)
+        return self._settle(answer)
+
+    def forget(self, name: str, until: float) -> None:
+        """The use did not come about: the store was unavailable, and the request was refused for
+        that. A later try may be the first, unless the store got the call after all.
+        """
+        self.here.discard(name, until)
+
+    async def _settle(self, answer: Awaitable[Use]) -> Use:
+        return self._counted(await answer)
+
+    def _counted(self, use: Use, outcome: str = "") -> Use:
+        match use:
+            case First():
+                outcome = "first"
+            case Used():
+                outcome = outcome or "used"
+            case Unavailable(cause):
+                outcome = cause
+        self.results[outcome] = self.results.get(outcome, 0) + 1
+        return use
