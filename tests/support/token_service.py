@@ -68,13 +68,17 @@ class TokenServer:
             **settings,
         }
         self.config = folder / "tokens.yaml"
-        self.config.write_text(yaml.safe_dump(self.settings))
+        self.write_config()
         self.process = ChildProcess(
             [sys.executable, "-m", "authz", "tokens", "--config", self.config],
             log=folder / "tokens.log",
             env={"PYTHONWARNINGS": "error"},
         )
         self.http = httpx.Client(base_url=self.url, timeout=10, trust_env=False)
+
+    def write_config(self) -> None:
+        """Write `settings` to the file again, for the next start."""
+        self.config.write_text(yaml.safe_dump(self.settings))
 
     def start(self) -> Self:
         if not self.signing_file.exists():

@@ -75,6 +75,7 @@ class FollowedKeys:
         self._verification = KeySet()
         self._told: tuple[str, ...] = ()
         self._failures = 0
+        self._doubted = False
         self._rotate_after = clock() + self._later
         self._reading = asyncio.Lock()
         self._wake = asyncio.Event()
@@ -108,7 +109,7 @@ class FollowedKeys:
         if signing is None:
             why = self.error or "no key signs; add one with `authz keys rotate`"
             raise SigningUnavailableError(f"{self._store.where}: {why}", retry_after=UNKNOWN_RETRY)
-        return CountedSigner(self._held[signing].signer, self.figures)
+        return CountedSigner(self._held[signing].signer, self.figures, self._doubt)
 
     def jwks(self) -> dict[str, Any]:
         """As `SigningKeys.jwks`."""
@@ -219,11 +220,19 @@ class FollowedKeys:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._pause()):
                     await self._wake.wait()
-                    continue  # it was read meanwhile: another pause
+                    if not self._doubted:
+                        continue  # it was read meanwhile: another pause
+            self._doubted = False
             self._planned()
             if self._rotates() and self._clock() >= self._due():
                 await self._rotate()
             await self.refresh()
+
+    def _doubt(self) -> None:
+        """A key can't be used: see at once what is the case, unless that is known."""
+        if not self._failures and not self._doubted:
+            self._doubted = True
+            self._wake.set()
 
     def _pause(self) -> float:
         """Seconds until there is something to do without being asked."""

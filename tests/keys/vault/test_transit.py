@@ -54,7 +54,7 @@ async def test_what_vault_signs_is_verified_by_what_is_published(
     (published,) = keys.jwks()["keys"]
     assert not {"d", "p", "q", "dp", "dq", "qi", "k"} & published.keys()
     (verifying,) = keys.verification()
-    assert (verifying.kid, verifying.algorithms) == (kid, {algorithm})
+    assert (verifying.kid, set(verifying.algorithms)) == (kid, {algorithm})
 
 
 async def test_a_version_that_an_operator_makes_is_published_before_it_signs(
