@@ -61,12 +61,12 @@ class CredentialFinder:
                 return Reason.MULTIPLE_CREDENTIALS
             for value in values:
                 token = _token_in(name, value.strip(" \t"))
-                if token is Reason.MULTIPLE_CREDENTIALS:
-                    return token
-                if isinstance(token, Reason):
-                    other_scheme = True
-                elif token is not None:
+                if isinstance(token, (str, Credential)):
                     found.append(token)
+                elif token is Reason.MULTIPLE_CREDENTIALS:
+                    return token
+                else:
+                    other_scheme = token is Reason.SCHEME_UNSUPPORTED or other_scheme
         if self._cookies:
             for line in request.header("cookie"):
                 if not any(name in line for name in self._cookies):
