@@ -24,6 +24,10 @@ PURE_FILES = [
     *(PACKAGE / "audit" / f"{name}.py" for name in ("chain", "instant", "ledger", "pending")),
     *(PACKAGE / "keys" / f"{name}.py" for name in ("issuing/schedule", "rotation")),
     *(PACKAGE / "uses" / f"{name}.py" for name in ("record", "memory", "ledger")),
+    *(
+        PACKAGE / "tokens" / f"{name}.py"
+        for name in ("access", "book", "grant", "refresh", "session")
+    ),
     *(PACKAGE / "relay" / f"{name}.py" for name in ("bucket", "cursor", "figures")),
 ]
 """What is decided, apart from how it is asked: time, randomness and replies are passed in."""

@@ -149,6 +149,8 @@ class Authorizer:
         finding = self._revocations.find(verified.identity.ref, now, verified.clear)
         if isinstance(finding, Clear):
             verified.clear = finding
+            if not demands:  # nearly every check ends here, so not by way of `_conclude`
+                return policy.objection(verified.identity) or verified.allowed
         elif not isinstance(finding, (Revoked, PossiblyRevoked, Unavailable)):
             return self._conclude_later(request, policy, verified, finding, demands)
         return self._conclude(request, policy, verified, finding, demands)

@@ -107,13 +107,14 @@ class Session:
             "device": self.device,
             "address": self.address,
             "cnf": None if self.cnf is None else dict(self.cnf),
-            "bound": self.bound,
+            "bound": self.bound or None,
             "refresh": None
             if family is None
             else [family.current, family.previous, family.salt, family.grace_until],
         }
         return json.dumps(
-            {name: one for name, one in value.items() if one not in (None, "", False)}
+            {name: one for name, one in value.items() if one is not None},
+            separators=(",", ":"),
         )
 
     @classmethod
@@ -139,14 +140,14 @@ class Session:
                 address=_text(value.get("address", "")),
                 cnf=value.get("cnf"),
                 bound=bool(value.get("bound")),
-                family=None
-                if refresh is None
-                else Family(
-                    _text(refresh[0]), _text(refresh[1]), _text(refresh[2]), float(refresh[3])
-                ),
+                family=None if refresh is None else _family(*refresh),
             )
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as bad:
             raise SessionError(f"not a session: {type(bad).__name__}") from None
+
+
+def _family(current: object, previous: object, salt: object, grace_until: float) -> Family:
+    return Family(_text(current), _text(previous), _text(salt), float(grace_until))
 
 
 def _text(value: object) -> str:

@@ -132,12 +132,10 @@ class Sessions:
         """Of each of these tokens, all of one user, whether it is. StoreError as `read`."""
         if not refs:
             return []
-        commands = [("MGET", *keys_that_revoke(ref)) for ref in refs]
-        replies = await self._scripts.read(refs[0].bucket, *commands)
-        return [
-            isinstance(read_reply(ref, reply), Revoked)
-            for ref, reply in zip(refs, replies, strict=True)
-        ]
+        commands = [("GET", key) for ref in refs for key in keys_that_revoke(ref)]
+        replies = iter(await self._scripts.read(refs[0].bucket, *commands))
+        of_each = zip(refs, replies, replies, replies, strict=True)
+        return [isinstance(read_reply(ref, values), Revoked) for ref, *values in of_each]
 
 
 def _entries(owner: Owner, change: Change, note: Note) -> list[Entry]:

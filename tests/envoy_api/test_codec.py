@@ -378,9 +378,17 @@ def test_a_denial_has_its_status_reason_and_headers(reason: Reason) -> None:
     headers = headers_of(response)
     assert headers["content-type"] == "application/json"
     if reason.value.status in {401, 403}:
-        assert parse_challenge(headers["www-authenticate"])[0] == "Bearer"
+        assert parse_challenge(headers["www-authenticate"])[0] in {"Bearer", "DPoP"}
     if reason.value.status == 503:
         assert headers["retry-after"] == "1"
+
+
+def test_a_denial_may_tell_more_in_headers_which_the_next_one_does_not_repeat() -> None:
+    """As a nonce, which is another each time, beside a form that is kept."""
+    for nonce in ("one", "two"):
+        response = answer(deny(Reason.NONCE_REQUIRED, headers=(("dpop-nonce", nonce),)))
+        assert headers_of(response)["dpop-nonce"] == nonce
+    assert "dpop-nonce" not in headers_of(answer(deny(Reason.NONCE_REQUIRED)))
 
 
 def test_a_denial_names_the_request() -> None:

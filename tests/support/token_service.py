@@ -118,7 +118,9 @@ class TokenServer:
         who = {"client_id": client} | ({} if secret is None else {"client_secret": secret})
         return self.http.post("/oauth2/token", data={**who, **form})
 
-    def exchange(self, client: str, subject_token: str, **form: Any) -> httpx.Response:
+    def exchange(
+        self, client: str, subject_token: str, secret: str | None = SECRET, **form: Any
+    ) -> httpx.Response:
         """Log in a user with an assertion."""
         given = {
             "grant_type": TOKEN_EXCHANGE,
@@ -126,7 +128,7 @@ class TokenServer:
             "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
             **form,
         }
-        return self.token(client, **given)
+        return self.token(client, secret, **given)
 
     def stop(self) -> int:
         code = self.process.stop()

@@ -69,8 +69,8 @@ async def test_uses_and_look_ups_of_one_turn_are_one_pipeline(valkey: ValkeyServ
     async with opened(valkey.url) as told:
         ledger = Ledger(told.store)
         ref = token_ref()
-        found = await asyncio.gather(use(ledger, new_name()), told.find(ref))
-        assert found == [FIRST, Clear()]
+        use_of, finding = await asyncio.gather(use(ledger, new_name()), told.find(ref))
+        assert (use_of, finding) == (FIRST, Clear())
         assert told.pipelines == [2]
 
 

@@ -128,16 +128,24 @@ class ScriptRunner:
         return Ran(replies, confirmed)
 
     async def read(self, bucket: int, *commands: Sequence[Argument]) -> list[Any]:
-        """The primary's replies to commands that write nothing. StoreError as `run`."""
+        """The primary's replies to commands that write nothing and name one key each: these are
+        answered while the slot is on the move, too. StoreError as `run`.
+        """
 
         async def call(client: Redis, shard: Shard) -> list[Any]:
-            del shard
             pipeline = client.pipeline(transaction=False)
             for command in commands:
                 pipeline.execute_command(*command)
-            return await pipeline.execute()
+            replies = await pipeline.execute(raise_on_error=False)
+            for n, reply in enumerate(replies):
+                if isinstance(reply, AskError) and not isinstance(reply, MovedError):
+                    lane = self._nodes.lane(shard.primary)
+                    replies[n] = await lane.read_key(self._nodes.client, *commands[n])
+                elif isinstance(reply, Exception):
+                    raise reply
+            return replies
 
-        async def attempt() -> list[Any]:
+        async def attempt() -> list[Any]:  # no lambda: tenacity awaits what is declared `async`
             return await self._at_primary(bucket, call)
 
         return await self._bring_through(attempt, "the store could not be asked: {}")
