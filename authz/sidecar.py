@@ -75,6 +75,7 @@ class Sidecar:
             leeway=settings.leeway,
             buckets=settings.store.buckets,
             cache_size=settings.cache.tokens,
+            decryption=self._keys.decryption,
         )
         self._knowledge = Knowledge(
             revocations=settings.cache.revocations,
@@ -97,6 +98,7 @@ class Sidecar:
                 clock=time.time,
                 monotonic=time.monotonic,
                 observe_lag=revocation_lag.observe,
+                keys_withdrawn=self._keys.withdrawn,
             )
         )
         self._revocations.use(self._store, None if self._feed is None else self._feed.remembers)
@@ -149,7 +151,7 @@ class Sidecar:
             exposed={} if self._exposed is None else self._exposed.results,
             audit=self._audit,
             reconciler=self._reconciler,
-            keys=lambda: list(self._keys.by_issuer.values()),
+            keys=lambda: self._keys.all,
             loop_lag=self._heartbeat.lag,
             transport=settings.transport,
             clock=time.monotonic,

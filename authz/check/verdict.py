@@ -75,6 +75,22 @@ class Reason(Enum):
     ALGORITHM_NOT_ALLOWED = _Meaning(
         "algorithm_not_allowed", 401, "invalid_token", "the signature algorithm is not accepted"
     )
+    # 401: what it is wrapped in
+    ENCRYPTION_NOT_ALLOWED = _Meaning(
+        "encryption_not_allowed", 401, "invalid_token", "the token's encryption is not accepted"
+    )
+    ENCRYPTION_REQUIRED = _Meaning(
+        "encryption_required", 401, "invalid_token", "the issuer's tokens must be encrypted"
+    )
+    DECRYPTION_KEY_UNKNOWN = _Meaning(
+        "decryption_key_unknown",
+        401,
+        "invalid_token",
+        "the key that the token is encrypted to is not known",
+    )
+    DECRYPTION_FAILED = _Meaning(
+        "decryption_failed", 401, "invalid_token", "the token does not decrypt"
+    )
     # 401: who vouches for it
     ISSUER_UNKNOWN = _Meaning("issuer_unknown", 401, "invalid_token", "the issuer is not trusted")
     KEY_UNKNOWN = _Meaning("key_unknown", 401, "invalid_token", "the signing key is not known")
