@@ -106,7 +106,7 @@ async def _require_proof(
         proven = await parts.proofs.of(request, url, parts.clock(), access_token=token)
     except OAuthError as error:
         raise _challenged(error) from None
-    if proven is None or proven != bound:
+    if proven is None or proven.cnf != bound:
         raise invalid_token("the token is bound to a key that the request does not prove", scheme)
 
 

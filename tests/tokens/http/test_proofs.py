@@ -125,4 +125,6 @@ async def test_a_nonce_is_given_to_whoever_lacks_one() -> None:
         await proofs.of(request(proof()), URL, time.time())
     assert (refused.value.status, refused.value.error) == (400, "use_dpop_nonce")
     good = proof(nonce=refused.value.headers["dpop-nonce"])
-    assert await proofs.of(request(good), URL, time.time()) == {"jkt": KEY.jkt}
+    proven = await proofs.of(request(good), URL, time.time())
+    assert proven is not None
+    assert proven.cnf == {"jkt": KEY.jkt}
