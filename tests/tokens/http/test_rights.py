@@ -22,7 +22,7 @@ SERVICE = (
     "+rename +exists +incrby +asking +ping +client|setname +cluster|slots +command +script|load"
 )
 
-README = Path(__file__).parents[3] / "README.md"
+README = Path(__file__).parents[3] / "authz/tokens/README.md"
 
 
 def test_the_readme_has_them() -> None:
