@@ -264,7 +264,12 @@ def test_the_readme_tables_every_metric() -> None:
     table = re.findall(r"^\| `(authz_\w+)` \| (\w+) \| (.*) \| (.+) \|$", readme, re.MULTILINE)
     assert table == [
         (one.name, one.kind, ", ".join(f"`{label}`" for label in one.labels), one.meaning)
-        for one in (*names.METRICS, *names.WORKER_METRICS, *names.RELAY_METRICS)
+        for one in (
+            *names.METRICS,
+            *names.WORKER_METRICS,
+            *names.RELAY_METRICS,
+            *names.TOKEN_METRICS,
+        )
     ]
 
 
