@@ -18,7 +18,6 @@ from authz.audit.recorder import FailOpenRecorder
 from authz.check.authorizer import Authorizer
 from authz.check.credentials import CredentialFinder
 from authz.check.guards import all_guards
-from authz.check.nonce import Nonces
 from authz.check.policy import RoutePolicies
 from authz.check.verifier import Verifier
 from authz.envoy_api.open import CheckServer, open_server
@@ -26,6 +25,7 @@ from authz.envoy_api.service import CheckService
 from authz.event_loop import loop_factory
 from authz.footprint import settle
 from authz.keys.manager import KeyRings
+from authz.keys.nonces import open_nonces
 from authz.observe import events
 from authz.observe.counters import (
     REVOCATION_LAG_BUCKETS,
@@ -43,7 +43,7 @@ from authz.revocation.known.knowledge import Knowledge
 from authz.revocation.memory import MemoryStore
 from authz.revocation.open import open_store
 from authz.revocation.view import Revocations
-from authz.settings import Settings, nonce_secret
+from authz.settings import Settings
 from authz.uses.ledger import Ledger
 
 log = structlog.get_logger(__name__)
@@ -75,6 +75,7 @@ class Sidecar:
             leeway=settings.leeway,
             buckets=settings.store.buckets,
             cache_size=settings.cache.tokens,
+            decryption=self._keys.decryption,
         )
         self._knowledge = Knowledge(
             revocations=settings.cache.revocations,
@@ -97,6 +98,7 @@ class Sidecar:
                 clock=time.time,
                 monotonic=time.monotonic,
                 observe_lag=revocation_lag.observe,
+                keys_withdrawn=self._keys.withdrawn,
             )
         )
         self._revocations.use(self._store, None if self._feed is None else self._feed.remembers)
@@ -124,7 +126,7 @@ class Sidecar:
             guards=all_guards(
                 settings,
                 exposed=None if self._exposed is None else self._exposed.tell,
-                nonces=_nonces(settings),
+                nonces=open_nonces(settings.dpop),
             ),
             ledger=self._ledger,
             recorder=recorder,
@@ -149,7 +151,7 @@ class Sidecar:
             exposed={} if self._exposed is None else self._exposed.results,
             audit=self._audit,
             reconciler=self._reconciler,
-            keys=lambda: list(self._keys.by_issuer.values()),
+            keys=lambda: self._keys.all,
             loop_lag=self._heartbeat.lag,
             transport=settings.transport,
             clock=time.monotonic,
@@ -254,12 +256,6 @@ class Sidecar:
         if path is None or isinstance(self._store, MemoryStore):
             return None
         return partial(recall, path, self._audit.instance, self._settings.store.buckets)
-
-
-def _nonces(settings: Settings) -> Nonces | None:
-    """SettingsError: the secret can't be used."""
-    nonce = settings.dpop.nonce
-    return None if nonce is None else Nonces(nonce_secret(nonce), nonce.lifetime)
 
 
 async def _serve(settings: Settings) -> None:

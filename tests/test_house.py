@@ -22,7 +22,12 @@ PURE_FILES = [
     *sorted(PACKAGE.glob("revocation/known/*.py")),
     *sorted(PACKAGE.glob("envoy_api/http2/*.py")),
     *(PACKAGE / "audit" / f"{name}.py" for name in ("chain", "instant", "ledger", "pending")),
+    *(PACKAGE / "keys" / f"{name}.py" for name in ("issuing/schedule", "rotation")),
     *(PACKAGE / "uses" / f"{name}.py" for name in ("record", "memory", "ledger")),
+    *(
+        PACKAGE / "tokens" / f"{name}.py"
+        for name in ("access", "book", "grant", "refresh", "session")
+    ),
     *(PACKAGE / "relay" / f"{name}.py" for name in ("bucket", "cursor", "figures")),
 ]
 """What is decided, apart from how it is asked: time, randomness and replies are passed in."""

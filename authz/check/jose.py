@@ -60,13 +60,13 @@ def take_apart(token: str) -> Jws:
     """The parts of a token in compact form. BadTokenError: not JSON, an extension we don't know."""
     signing_input, _, signature_text = token.rpartition(".")
     header_text, _, claims_text = signing_input.partition(".")
-    header = _json_object(header_text)
+    header = json_object(header_text)
     if "crit" in header or "b64" in header:  # section 4.1.11, RFC 7797: we understand none
         raise BadTokenError(Reason.HEADER_UNSUPPORTED)
     algorithm, kid = header.get("alg"), header.get("kid")
     if not isinstance(algorithm, str) or not isinstance(kid, str | None):
         raise BadTokenError(Reason.TOKEN_MALFORMED)
-    claims = _json_object(claims_text)
+    claims = json_object(claims_text)
     return Jws(header, algorithm, kid, claims, signing_input.encode(), signature_text)
 
 
@@ -78,7 +78,8 @@ def _decode(segment: str) -> bytes:
         raise BadTokenError(Reason.TOKEN_MALFORMED) from None
 
 
-def _json_object(segment: str) -> dict[str, Any]:
+def json_object(segment: str) -> dict[str, Any]:
+    """A segment that is a JSON object in base64url. BadTokenError: it isn't."""
     try:
         text = _decode(segment).decode()
         _require_shallow(text)

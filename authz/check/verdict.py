@@ -75,6 +75,22 @@ class Reason(Enum):
     ALGORITHM_NOT_ALLOWED = _Meaning(
         "algorithm_not_allowed", 401, "invalid_token", "the signature algorithm is not accepted"
     )
+    # 401: what it is wrapped in
+    ENCRYPTION_NOT_ALLOWED = _Meaning(
+        "encryption_not_allowed", 401, "invalid_token", "the token's encryption is not accepted"
+    )
+    ENCRYPTION_REQUIRED = _Meaning(
+        "encryption_required", 401, "invalid_token", "the issuer's tokens must be encrypted"
+    )
+    DECRYPTION_KEY_UNKNOWN = _Meaning(
+        "decryption_key_unknown",
+        401,
+        "invalid_token",
+        "the key that the token is encrypted to is not known",
+    )
+    DECRYPTION_FAILED = _Meaning(
+        "decryption_failed", 401, "invalid_token", "the token does not decrypt"
+    )
     # 401: who vouches for it
     ISSUER_UNKNOWN = _Meaning("issuer_unknown", 401, "invalid_token", "the issuer is not trusted")
     KEY_UNKNOWN = _Meaning("key_unknown", 401, "invalid_token", "the signing key is not known")
@@ -201,7 +217,7 @@ class Verdict:
     detail: str
     """What a person needs beyond the reason, free of anything the client sent; may be empty."""
     headers: tuple[tuple[str, str], ...] = ()
-    """What else the client is told in a denial: names in lower case, and values."""
+    """What else the client is told: names in lower case, and values."""
     encoded: bytes | None = field(default=None, init=False, repr=False, compare=False)
     """The answer that the encoder made of it, where that is the same for any request: made once
     for a verdict that is kept."""
@@ -212,8 +228,8 @@ class Verdict:
         return encoded
 
 
-def allow(identity: Identity) -> Verdict:
-    return Verdict(Decision.ALLOW, Reason.OK, identity, "")
+def allow(identity: Identity, headers: tuple[tuple[str, str], ...] = ()) -> Verdict:
+    return Verdict(Decision.ALLOW, Reason.OK, identity, "", headers)
 
 
 def allow_anonymous() -> Verdict:

@@ -12,11 +12,19 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import jwt
 
 from authz.check.claims import confirmation_of, identity_of, not_before, numeric_date
+from authz.check.envelope import (
+    DecryptionKeys,
+    Envelope,
+    Opened,
+    envelope_of,
+    is_encrypted,
+)
 from authz.check.jose import (
     MAX_TOKEN_BYTES,
     BadTokenError,
@@ -29,6 +37,9 @@ from authz.check.verdict import Reason, Verdict, allow, deny
 from authz.keys.keyset import KeySet, VerificationKey
 from authz.revocation.record import CLEAR, Clear
 from authz.settings import ALGORITHMS, IssuerSettings
+
+if TYPE_CHECKING:
+    from authz.check.jwe import Opener
 
 
 class IssuerKeys(Protocol):
@@ -74,6 +85,8 @@ class Verified:
     ring: IssuerKeys
     allowed: Verdict
     """Its verdict where nothing speaks against it."""
+    envelope: Envelope | None = None
+    """What it was encrypted in; None: it came as it was signed."""
     confirmation: Confirmation | None = None
     """Whom it is bound to; None: whoever holds it may use it."""
     clear: Clear = CLEAR
@@ -93,6 +106,8 @@ class _Trust(NamedTuple):
     ring: IssuerKeys
     audiences: frozenset[str]
     algorithms: frozenset[str]
+    decryption: DecryptionKeys | None
+    """None: its tokens are not encrypted."""
 
 
 class Verifier:
@@ -106,17 +121,22 @@ class Verifier:
         leeway: float,
         buckets: int,
         cache_size: int,
+        decryption: Mapping[str, DecryptionKeys] = MappingProxyType({}),
     ) -> None:
-        """`rings` by issuer; `leeway` in seconds; `cache_size` in tokens."""
+        """`rings` by issuer, and `decryption` for those who encrypt; `leeway` in seconds;
+        `cache_size` in tokens.
+        """
         self._trusted = {
             issuer.issuer: _Trust(
                 issuer,
                 rings[issuer.issuer],
                 frozenset(issuer.audiences),
                 frozenset(issuer.algorithms),
+                decryption.get(issuer.issuer),
             )
             for issuer in issuers
         }
+        self._opener = _opener(decryption) if decryption else None
         self._leeway = leeway
         self._buckets = buckets
         # By the SHA-256 of the whole token, the one used last at the end. A `cachetools.LRUCache`
@@ -141,7 +161,11 @@ class Verifier:
         # than the compact one was ever remembered, so that the form of a known one is good.
         digest = hashlib.sha256(token.encode()).digest()
         known = self._known.get(digest)
-        if known is None or not (known.ring.keys is known.key_set or _key_still_stands(known)):
+        if (
+            known is None
+            or not (known.ring.keys is known.key_set or _key_still_stands(known))
+            or not (known.envelope is None or known.envelope.still_opens())
+        ):
             return self._verify_new(token, digest, now)
         self._known.move_to_end(digest)
         self.hits += 1
@@ -149,10 +173,14 @@ class Verifier:
 
     def _verify_new(self, token: str, digest: bytes, now: float) -> Verified | Refused:
         self._known.pop(digest, None)
+        opened = None
         try:
+            if self._opener is not None and is_encrypted(token):
+                opened = self._opener.open(token)
+                token = opened.token
             require_compact_form(token)
             self.misses += 1
-            found = self._verify(take_apart(token), now)
+            found = self._verify(take_apart(token), now, opened)
         except BadTokenError as bad:
             return Refused(bad.reason, bad.detail)
         if isinstance(found, Refused):
@@ -162,7 +190,7 @@ class Verifier:
         self._known[digest] = found
         return found if found.usable_from <= now < found.usable_until else _untimely(found, now)
 
-    def _verify(self, jws: Jws, now: float) -> Verified | Refused:
+    def _verify(self, jws: Jws, now: float, opened: Opened | None) -> Verified | Refused:
         signatures = _SIGNATURES.get(jws.algorithm)
         if signatures is None:  # `none` in any spelling, and all that we don't implement
             return Refused(Reason.ALGORITHM_NOT_ALLOWED)
@@ -170,6 +198,9 @@ class Verifier:
         trust = self._trusted.get(issuer) if isinstance(issuer, str) else None
         if trust is None:
             return Refused(Reason.ISSUER_UNKNOWN)
+        envelope = envelope_of(trust.settings.decryption, trust.decryption, opened)
+        if isinstance(envelope, Reason):
+            return Refused(envelope)
         if jws.algorithm not in trust.algorithms:
             return Refused(Reason.ALGORITHM_NOT_ALLOWED)
         expires_at = numeric_date(jws.claims, "exp")
@@ -201,8 +232,16 @@ class Verifier:
             key_set=key_set,
             ring=trust.ring,
             allowed=allow(identity),
+            envelope=envelope,
             confirmation=confirmation_of(jws.claims),
         )
+
+
+def _opener(decryption: Mapping[str, DecryptionKeys]) -> "Opener":
+    """Imported here: half a megabyte that only those with encrypted tokens need."""
+    from authz.check.jwe import Opener
+
+    return Opener(decryption)
 
 
 def _key_still_stands(known: Verified) -> bool:

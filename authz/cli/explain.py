@@ -21,6 +21,7 @@ from rich.table import Table
 from authz.check.authorizer import Authorizer
 from authz.check.credentials import Credential
 from authz.check.demand import Demand
+from authz.check.envelope import is_encrypted
 from authz.check.guard import Guard, Presented
 from authz.check.guards import all_guards
 from authz.check.jose import BadTokenError, Jws, require_compact_form, take_apart
@@ -32,6 +33,7 @@ from authz.check.verifier import Refused, Verified, Verifier
 from authz.cli.options import config_option, read_token
 from authz.cli.request_options import RequestOptions, request_options
 from authz.keys.manager import KeyRings
+from authz.keys.nonces import open_nonces
 from authz.keys.ring import KeyRing
 from authz.observe.logs import configure_logs
 from authz.observe.redact import redact_text
@@ -160,7 +162,7 @@ async def _explain(
     told = _Explanation(settings, extensions)
     request = options.request(token, extensions)
     policies = RoutePolicies(settings.fail_mode, require_https=settings.require_https)
-    guards = all_guards(settings)
+    guards = all_guards(settings, nonces=open_nonces(settings.dpop))
     rings = KeyRings(settings)
     rings.load()
     known = _Known()
@@ -170,9 +172,11 @@ async def _explain(
         leeway=settings.leeway,
         buckets=settings.store.buckets,
         cache_size=1,
+        decryption=rings.decryption,
     )
     try:
-        jws = _explain_text(told, token)
+        text = _explain_envelope(told, rings, token) if is_encrypted(token) else token
+        jws = None if text is None else _explain_text(told, text)
         if jws is not None and await _explain_keys(told, jws, rings):
             verified = _explain_signature(told, verifier, token)
             if verified is not None:
@@ -195,6 +199,26 @@ async def _explain(
     finally:
         await rings.aclose()
     return told
+
+
+def _explain_envelope(told: _Explanation, rings: KeyRings, token: str) -> str | None:
+    """The signed token inside, where it opens."""
+    from authz.check.jwe import CONTENT_ENCRYPTION, Opener, read_header  # with joserfc
+
+    with told.timed():
+        if not rings.decryption:
+            detail = "five segments are an encrypted token; no issuer has decryption.key_file"
+            told.found("encryption", False, _refusal(Reason.TOKEN_MALFORMED, detail))
+            return None
+        try:
+            header = read_header(token)
+            opened = Opener(rings.decryption).open(token)
+        except BadTokenError as error:
+            told.found("encryption", False, _refusal(error.reason, error.detail))
+            return None
+        finding = f"{header.algorithm}, {CONTENT_ENCRYPTION}, kid {header.kid!r}; it opens"
+        told.found("encryption", True, finding)
+    return opened.token
 
 
 def _explain_text(told: _Explanation, token: str) -> Jws | None:

@@ -11,7 +11,8 @@ from authz.cli.errors import CommandError
 from authz.settings import SettingsError
 
 COMMANDS = (
-    "serve", "revoke", "relay", "explain", "token", "keys", "envoy", "audit", "config", "demo",
+    "serve", "revoke", "relay", "explain", "token", "tokens", "clients", "keys", "envoy", "audit",
+    "config", "demo",
 )  # fmt: skip
 """Each is the click command of this name in the module of this name beside this one."""
 

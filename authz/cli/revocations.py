@@ -2,14 +2,19 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from authz.check.claims import identity_of, is_header_text
+from authz.check.envelope import is_encrypted
 from authz.check.jose import BadTokenError, require_compact_form, take_apart
+from authz.keys.manager import KeyRings
 from authz.revocation.record import Note, bucket_of, token_digest, user_digest
 from authz.revocation.store import Revocation, TokenRevocation, UserRevocation
-from authz.settings import MAX_LEEWAY, MAX_LIFETIME, Settings
+from authz.settings import MAX_LEEWAY, MAX_LIFETIME, Settings, SettingsError
+
+if TYPE_CHECKING:
+    from authz.check.jwe import Opener
 
 LAST_INSTANT = 253_402_300_800.0
 """Seconds since 1970: the end of the year 9999, where ISO 8601's four digits end too."""
@@ -28,23 +33,26 @@ class BadRevocationError(Exception):
         self.problem = problem
 
 
-@dataclass(frozen=True, slots=True)
 class Reader:
     """Makes revocations of what was given. Every method raises BadRevocationError."""
 
-    settings: Settings
-    now: Callable[[], float]
-    """Seconds since 1970."""
+    def __init__(self, settings: Settings, now: Callable[[], float]) -> None:
+        """`now`: seconds since 1970."""
+        self._settings = settings
+        self.now = now
+        self._opener: Opener | None = None
 
     def of_token(self, token: str, note: Note) -> TokenRevocation:
-        """Of the token itself. Its signature isn't looked at."""
+        """Of the token itself, or of the one encrypted in it. Its signature isn't looked at."""
         try:
+            if is_encrypted(token):
+                token = self._open().open(token).token
             require_compact_form(token)
             jws = take_apart(token)
             issuer = jws.claims.get("iss")
             self._require_configured(issuer, "token")
             identity = identity_of(
-                jws.claims, str(issuer), jws.signing_input, self.settings.store.buckets
+                jws.claims, str(issuer), jws.signing_input, self._settings.store.buckets
             )
         except BadTokenError as error:
             raise BadRevocationError("token", f"no token that could be accepted: {error}") from None
@@ -59,7 +67,7 @@ class Reader:
         _require_usable(jti, "jti")
         if user is not None:
             _require_usable(user, "user")
-        buckets = self.settings.store.buckets
+        buckets = self._settings.store.buckets
         return TokenRevocation(
             token=token_digest(issuer, jti, b""),
             user=None if user is None else user_digest(issuer, user),
@@ -79,7 +87,7 @@ class Reader:
             )
         return UserRevocation(
             user=user_digest(issuer, user),
-            bucket=bucket_of(issuer, user, self.settings.store.buckets),
+            bucket=bucket_of(issuer, user, self._settings.store.buckets),
             not_before=cut,
             max_lifetime=MAX_LIFETIME,
             note=note,
@@ -93,8 +101,27 @@ class Reader:
             and revocation.expires_at + MAX_LEEWAY <= self.now()
         )
 
+    def _open(self) -> "Opener":
+        """What opens encrypted tokens; made when the first one comes, for it needs private keys."""
+        from authz.check.jwe import Opener  # with joserfc
+
+        if self._opener is None:
+            rings = KeyRings(self._settings)
+            try:
+                rings.load_decryption()
+            except SettingsError as error:
+                raise BadRevocationError("token", f"it is encrypted, and {error}") from None
+            if not rings.decryption:
+                raise BadRevocationError(
+                    "token",
+                    "it is encrypted, and no issuer in the settings has decryption.key_file; "
+                    "name it by issuer and jti",
+                )
+            self._opener = Opener(rings.decryption)
+        return self._opener
+
     def _require_configured(self, issuer: object, field: str) -> None:
-        if all(issuer != known.issuer for known in self.settings.issuers):  # of any JSON type
+        if all(issuer != known.issuer for known in self._settings.issuers):  # of any JSON type
             raise BadRevocationError(
                 field, "the issuer is none of those under `issuers` in the settings"
             )

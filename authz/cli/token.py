@@ -114,6 +114,11 @@ def token() -> None:
     "--claim", "claims", type=_Claim(), multiple=True, help="One more claim; may be repeated."
 )
 @click.option(
+    "--encrypt-to",
+    type=FILE,
+    help="Encrypt it to the first key of this file, of `authz keys generate --use enc`.",
+)
+@click.option(
     "--config",
     type=FILE,
     envvar=CONFIG_VARIABLE,
@@ -130,6 +135,7 @@ def issue(
     scopes: tuple[str, ...],
     jti: str,
     claims: tuple[tuple[str, Any], ...],
+    encrypt_to: Path | None,
     config: Path | None,
 ) -> None:
     """Print a signed token, and nothing else.
@@ -168,7 +174,8 @@ def issue(
         body["jti"] = str(uuid.uuid4()) if jti == "auto" else jti
     if scopes:
         body["scope"] = _scope(scopes)
-    sys.stdout.write(sign({**body, **dict(claims)}, signer) + "\n")
+    text = sign({**body, **dict(claims)}, signer)
+    sys.stdout.write((text if encrypt_to is None else _encrypted(text, encrypt_to)) + "\n")
 
 
 def _configured(config: Path | None, issuer: str | None) -> IssuerSettings | None:
@@ -190,7 +197,7 @@ def _signer(
     if key is not None:
         _warn_exposed(key)
         try:
-            return load_signing_key(key)
+            return load_signing_key(key, time.time())
         except KeySourceError as error:
             raise CommandError(f"{key}: {error}") from None
     secret, where = _secret(secret_file, known)
@@ -201,6 +208,16 @@ def _signer(
         return secret_signing_key(secret, algorithm)
     except KeySourceError as error:
         raise CommandError(f"{where}: {error}") from None
+
+
+def _encrypted(text: str, path: Path) -> str:
+    """For whoever holds the private half of the file's first key."""
+    from authz.tokens.encryption import TokenTooLargeError, encrypt  # with joserfc
+
+    try:
+        return encrypt(text, read_file(path))
+    except (KeySourceError, TokenTooLargeError) as error:
+        raise CommandError(f"{path}: {error}") from None
 
 
 def _secret(secret_file: Path | None, known: IssuerSettings | None) -> tuple[bytes, str]:

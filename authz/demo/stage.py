@@ -186,7 +186,7 @@ class Stage:
         """
         from authz.keys.signing import load_signing_key, sign  # deferred: cryptography is heavy
 
-        key = load_signing_key(self.key)
+        key = load_signing_key(self.key, time.time())
         now = int(time.time())
         for name, subject in subjects.items():
             claims = {

@@ -233,6 +233,23 @@ def read_key(entry: object, allowed: Collection[str]) -> VerificationKey:
     return VerificationKey(kid, algorithms, canonical, key)
 
 
+def private_key(jwk: Mapping[str, Any], expected: str) -> object:
+    """The private key of a JWK whose public half was found good and has the thumbprint `expected`.
+    KeySourceError: it has none, or that of another.
+    """
+    implementation = codec(default_algorithm(jwk))
+    try:
+        key = implementation.from_jwk(dict(jwk))
+        own = thumbprint(implementation.to_jwk(key.public_key(), as_dict=True))
+    except AttributeError:
+        raise KeySourceError("has no private part; name the private key file") from None
+    except (jwt.InvalidKeyError, UnsupportedAlgorithm, ValueError, TypeError, KeyError):
+        raise KeySourceError("is not a valid private key") from None
+    if own != expected:  # not every version of PyJWT looks at an Ed25519 key's `x`
+        raise KeySourceError("has a private part that belongs to another public key")
+    return key
+
+
 def _kind(entry: Mapping[str, Any]) -> _Kind:
     kty, curve = entry.get("kty"), entry.get("crv")
     if kty == "oct":

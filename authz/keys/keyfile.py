@@ -1,4 +1,4 @@
-"""Files of private keys: a JWK Set whose first key signs, readable by its owner only.
+"""Files of private keys: a JWK Set whose first key is the one in use, readable by its owner only.
 
 Files are replaced by renaming a complete new one over them, so that no reader sees half of one.
 """
@@ -13,10 +13,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from authz.keys.encryption import is_for_encryption, read_encryption_key
 from authz.keys.errors import KeySourceError
 from authz.keys.jwk import key_label, public_part, read_entries, read_key
 from authz.keys.local import read_file
-from authz.settings import ALGORITHMS
+from authz.settings import ALGORITHMS, ENCRYPTION_ALGORITHMS
 
 PRIVATE_MODE = 0o600
 PUBLIC_MODE = 0o644
@@ -33,7 +34,10 @@ def read_keys(path: Path, *, private: bool) -> list[dict[str, Any]]:
         raise KeySourceError("holds no key")
     for position, entry in enumerate(entries):
         try:
-            read_key(entry, ALGORITHMS)
+            if isinstance(entry, dict) and is_for_encryption(entry):
+                read_encryption_key(entry, ENCRYPTION_ALGORITHMS)
+            else:
+                read_key(entry, ALGORITHMS)
         except KeySourceError as error:
             raise KeySourceError(f"{key_label(entry, position)}: {error}") from None
         if private and not isinstance(entry.get("d"), str):

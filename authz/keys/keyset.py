@@ -1,4 +1,4 @@
-"""The verification keys of one issuer, as an immutable set."""
+"""The keys of one issuer, as an immutable set: those that verify, or those that decrypt."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,9 @@ verifications take a third of a millisecond. With more keys the issuer has to sa
 
 @dataclass(frozen=True, slots=True)
 class VerificationKey:
-    """One key and what it may verify. Equal where kid, algorithms and key material are."""
+    """One key and what it may verify or, in the set of those, decrypt. Equal where kid, algorithms
+    and key material are.
+    """
 
     kid: str | None
     algorithms: frozenset[str]
@@ -22,6 +24,7 @@ class VerificationKey:
     this process."""
     key: object = field(repr=False, compare=False)
     """What PyJWT's `Algorithm.verify` takes: a public key of `cryptography`, or a secret's bytes.
+    Of a key that decrypts, joserfc's.
     """
 
 

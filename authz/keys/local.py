@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from authz.keys.encryption import parse_decryption_keys
 from authz.keys.errors import KeySourceError
 from authz.keys.jwk import MAX_DOCUMENT_BYTES, ParsedKeys, parse_jwks
 from authz.keys.secret import parse_secret
@@ -59,7 +60,24 @@ class SecretVariable:
         return ParsedKeys(parse_secret(value, self.algorithms), ())
 
 
-LocalSource = JwksFile | SecretFile | SecretVariable
+@dataclass(frozen=True, slots=True)
+class DecryptionFile:
+    """Private keys that open an issuer's encrypted tokens."""
+
+    path: Path
+    algorithms: Collection[str]
+    setting: str = "key_file"
+
+    @property
+    def where(self) -> str:
+        return str(self.path)
+
+    def read(self) -> ParsedKeys:
+        """KeySourceError: the file can't be read, or a key in it can't be used."""
+        return parse_decryption_keys(read_file(self.path), self.algorithms)
+
+
+LocalSource = JwksFile | SecretFile | SecretVariable | DecryptionFile
 
 
 def read_file(path: Path) -> bytes:

@@ -1,6 +1,7 @@
 """The key rings of all issuers: built from the settings, loaded at start, kept fresh after that."""
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -10,7 +11,7 @@ from typing import Any
 import structlog
 
 from authz.keys.errors import KeySourceError
-from authz.keys.local import JwksFile, LocalSource, SecretFile, SecretVariable
+from authz.keys.local import DecryptionFile, JwksFile, LocalSource, SecretFile, SecretVariable
 from authz.keys.remote import Discovery, JwksUrl, RemoteSource, is_exposed, tls_context
 from authz.keys.ring import KeyRing
 from authz.keys.watch import watch_files
@@ -29,11 +30,20 @@ LAST_RETRY = 30.0
 JITTER = 0.25
 """Every pause is shortened by up to this share, lest the sidecars of a deployment ask in step."""
 
+WITHDRAWN_SPREAD = 0.5
+"""Seconds within which the sidecars of a deployment fetch, once they hear that keys were withdrawn.
+"""
+
+WITHDRAWN_AGAIN = 2.5
+"""Seconds until they fetch once more: whoever publishes the keys may have heard of it after them, a
+second at most, and needs a moment to read its own. The two also keep anybody who could make such
+news from having sidecars fetch more often."""
+
 log = structlog.get_logger(__name__)
 
 
 class KeyRings:
-    """One ring for each configured issuer.
+    """One ring for each configured issuer, and one more for each whose tokens are encrypted.
 
     `load` reads what is on this machine, `start` begins to fetch and to watch, `aclose` ends that.
     """
@@ -46,8 +56,20 @@ class KeyRings:
             for issuer in settings.issuers
         }
         self.by_issuer: Mapping[str, KeyRing] = MappingProxyType(rings)
+        decryption = {
+            issuer.issuer: KeyRing(issuer.issuer, source, clock=clock)
+            for issuer in settings.issuers
+            if (source := _decryption_source(issuer)) is not None
+        }
+        self.decryption: Mapping[str, KeyRing] = MappingProxyType(decryption)
+        """By issuer, of those whose encrypted tokens are accepted."""
         self._tasks: list[asyncio.Task[None]] = []
         self._reading = asyncio.Lock()
+        self._withdrawn = asyncio.Event()
+
+    @property
+    def all(self) -> list[KeyRing]:
+        return [*self.by_issuer.values(), *self.decryption.values()]
 
     def ring(self, issuer: str) -> KeyRing | None:
         return self.by_issuer.get(issuer)
@@ -64,17 +86,23 @@ class KeyRings:
                 _load(ring, ring.source, f"{prefix}.{ring.source.setting}")
             elif issuer.keys.ca_file is not None:
                 _check_ca_file(issuer, f"{prefix}.ca_file")
+            self._load_decryption(issuer, f"issuers.{position}.decryption")
             if isinstance(ring.source, RemoteSource) and is_exposed(_url(issuer)):
                 log.warning(
                     events.KEYS_FETCHED_IN_THE_CLEAR, issuer=issuer.issuer, where=ring.source.where
                 )
+
+    def load_decryption(self) -> None:
+        """Of all that `load` reads, only what opens encrypted tokens. SettingsError likewise."""
+        for position, issuer in enumerate(self._settings.issuers):
+            self._load_decryption(issuer, f"issuers.{position}.decryption")
 
     async def start(self) -> None:
         """Begin to fetch and to watch; call `load` before. Returns when every URL has been tried
         once, at the latest after `START_LIMIT`. Never fails: what can't be had now is tried again.
         """
         first: list[asyncio.Event] = []
-        files: list[tuple[SecretFile | JwksFile, float]] = []
+        files: list[tuple[SecretFile | JwksFile | DecryptionFile, float]] = []
         for issuer in self._settings.issuers:
             ring = self.by_issuer[issuer.issuer]
             if isinstance(ring.source, SecretFile | JwksFile):
@@ -83,11 +111,15 @@ class KeyRings:
                 tried = asyncio.Event()
                 first.append(tried)
                 self._spawn(_keep_fetching(ring, issuer.keys.refresh, tried))
+            decryption = _decryption_source(issuer)
+            if decryption is not None:
+                files.append((decryption, issuer.keys.refresh))
         if files:
             paths = [source.path for source, _ in files]
             idle = min(refresh for _, refresh in files)
             self._spawn(watch_files(paths, self._reread, idle=idle))
         if first:
+            self._spawn(self._follow_withdrawals())
             waiting = [asyncio.ensure_future(tried.wait()) for tried in first]
             _, late = await asyncio.wait(waiting, timeout=START_LIMIT)
             for task in late:
@@ -97,14 +129,14 @@ class KeyRings:
         """Read and fetch everything now (SIGHUP). Returns when it is done. What fails keeps its
         last good keys.
         """
-        fetches = [
-            ring.fetch()
-            for ring in self.by_issuer.values()
-            if isinstance(ring.source, RemoteSource)
-        ]
+        fetches = [ring.fetch() for ring in self._remote()]
         await self._reread()
         for fetch in fetches:
             await fetch
+
+    def withdrawn(self) -> None:
+        """Somebody's signing keys were withdrawn: all are fetched, in a moment and once more."""
+        self._withdrawn.set()
 
     async def aclose(self) -> None:
         """End everything that `start` began. The rings keep their keys."""
@@ -118,12 +150,37 @@ class KeyRings:
 
     def status(self) -> dict[str, Any]:
         """Issuer → its ring's status. JSON-ready, without key material."""
-        return {issuer: ring.status() for issuer, ring in self.by_issuer.items()}
+        return {
+            issuer: ring.status()
+            | ({"decryption": opens.status()} if (opens := self.decryption.get(issuer)) else {})
+            for issuer, ring in self.by_issuer.items()
+        }
+
+    def _remote(self) -> list[KeyRing]:
+        return [r for r in self.by_issuer.values() if isinstance(r.source, RemoteSource)]
+
+    async def _follow_withdrawals(self) -> None:
+        while True:
+            await self._withdrawn.wait()
+            await asyncio.sleep(random.uniform(0, WITHDRAWN_SPREAD))  # noqa: S311  spreads load
+            self._withdrawn.clear()  # what comes from here on calls for another round
+            await asyncio.gather(*(ring.fetch() for ring in self._remote()))
+            await asyncio.sleep(WITHDRAWN_AGAIN)
+            await asyncio.gather(*(ring.fetch() for ring in self._remote()))
+            failures = 1
+            # Until it succeeds the withdrawn key is good here: that can't wait for `keys.refresh`.
+            while failing := [ring for ring in self._remote() if ring.failing]:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause_after(failures, LAST_RETRY)):
+                        await self._withdrawn.wait()
+                        break
+                await asyncio.gather(*(ring.fetch() for ring in failing))
+                failures += 1
 
     async def _reread(self) -> None:
         """Read all local sources. One at a time: of two readings the later must win."""
         async with self._reading:
-            for ring in self.by_issuer.values():
+            for ring in self.all:
                 if not isinstance(ring.source, LocalSource):
                     continue
                 try:
@@ -131,6 +188,11 @@ class KeyRings:
                     ring.accept(await asyncio.to_thread(ring.source.read))
                 except KeySourceError as error:
                     ring.fail(error)
+
+    def _load_decryption(self, issuer: IssuerSettings, prefix: str) -> None:
+        ring = self.decryption.get(issuer.issuer)
+        if ring is not None and isinstance(ring.source, LocalSource):
+            _load(ring, ring.source, f"{prefix}.{ring.source.setting}")
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)
@@ -167,6 +229,12 @@ def _source(issuer: IssuerSettings) -> LocalSource | RemoteSource:
     if keys.jwks_url is not None:
         return JwksUrl(keys.jwks_url, algorithms, limit=keys.timeout, ca_file=keys.ca_file)
     return Discovery(issuer.issuer, algorithms, limit=keys.timeout, ca_file=keys.ca_file)
+
+
+def _decryption_source(issuer: IssuerSettings) -> DecryptionFile | None:
+    if issuer.decryption is None:
+        return None
+    return DecryptionFile(issuer.decryption.key_file, frozenset(issuer.decryption.algorithms))
 
 
 def _url(issuer: IssuerSettings) -> str:

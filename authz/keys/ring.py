@@ -1,4 +1,4 @@
-"""One issuer's keys as they are now, and how they got there."""
+"""One issuer's keys for one use as they are now, and how they got there."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ import structlog
 from authz.keys.errors import KeySourceError
 from authz.keys.jwk import ParsedKeys
 from authz.keys.keyset import KeySet
-from authz.keys.local import LocalSource
+from authz.keys.local import DecryptionFile, LocalSource
 from authz.keys.remote import RemoteSource
 from authz.observe import events
 
@@ -27,7 +27,8 @@ log = structlog.get_logger(__name__)
 
 
 class KeyRing:
-    """The keys of one issuer. The set is replaced as a whole and never changed in place.
+    """The keys of one issuer that verify, or that decrypt. The set is replaced as a whole and never
+    changed in place.
 
     A source that fails, or that holds something that can't be used, leaves the last good set as it
     is; a well-formed set without keys is taken at its word.
@@ -54,6 +55,11 @@ class KeyRing:
         self._read_at: float | None = None
         self._refetched_at: float | None = None
         self._fetching: asyncio.Task[None] | None = None
+
+    @property
+    def use(self) -> str:
+        """What its keys are for, in the word of a JWK's `use` (RFC 7517 section 4.2)."""
+        return "enc" if isinstance(self.source, DecryptionFile) else "sig"
 
     @property
     def failing(self) -> bool:
@@ -171,6 +177,7 @@ class KeyRing:
     def _fields(self) -> dict[str, str]:
         return {
             "issuer": self.issuer,
+            "use": self.use,
             "source": self.source.setting,
             "where": self.source.where,
         }

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import jwt
-from cryptography.exceptions import UnsupportedAlgorithm
 
-from authz.keys.errors import KeySourceError
-from authz.keys.jwk import codec, default_algorithm, read_key, thumbprint
+from authz.keys.jwk import default_algorithm, private_key, read_key
 from authz.keys.keyfile import read_keys
+from authz.keys.rotation import arranged
 from authz.keys.secret import check_secret
 from authz.settings import ALGORITHMS
 
@@ -26,25 +25,19 @@ class SigningKey:
 def signing_key(jwk: Mapping[str, Any]) -> SigningKey:
     """A private JWK made ready. KeySourceError: it is none, weak, or two halves."""
     public = read_key(jwk, ALGORITHMS)
-    implementation = codec(default_algorithm(jwk))
-    try:
-        key = implementation.from_jwk(dict(jwk))
-        own = thumbprint(implementation.to_jwk(key.public_key(), as_dict=True))
-    except AttributeError:
-        raise KeySourceError("has no private part; name the private key file") from None
-    except (jwt.InvalidKeyError, UnsupportedAlgorithm, ValueError, TypeError, KeyError):
-        raise KeySourceError("is not a valid private key") from None
-    if own != public.thumbprint:  # not every version of PyJWT looks at an Ed25519 key's `x`
-        raise KeySourceError("has a private part that belongs to another public key")
+    key = private_key(jwk, public.thumbprint)
     # Without an `alg` of its own several may go with it.
     narrowed = len(public.algorithms) == 1
     algorithm = next(iter(public.algorithms)) if narrowed else default_algorithm(jwk)
     return SigningKey(public.kid, algorithm, key)
 
 
-def load_signing_key(path: Path) -> SigningKey:
-    """The first key of a private JWK Set. KeySourceError: the file or the key can't be used."""
-    return signing_key(read_keys(path, private=True)[0])
+def load_signing_key(path: Path, now: float) -> SigningKey:
+    """The key of a private JWK Set that signs at `now`, seconds since 1970.
+
+    KeySourceError: the file or the key can't be used.
+    """
+    return signing_key(arranged(read_keys(path, private=True), now)[0])
 
 
 def secret_signing_key(secret: bytes, algorithm: str = "HS256") -> SigningKey:

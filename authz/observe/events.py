@@ -46,7 +46,9 @@ ACCEPT_FAILED: Final = _event(
 )
 
 # Keys
-KEYS_CHANGED: Final = _event("keys_changed", "an issuer's key set is another one than before")
+KEYS_CHANGED: Final = _event(
+    "keys_changed", "the key set of an issuer, or of an audience, is another one than before"
+)
 KEYS_EMPTY: Final = _event("keys_empty", "an issuer's key set has no key: all its tokens fail")
 KEYS_QUESTIONABLE: Final = _event("keys_questionable", "a key of the set was left out, and why")
 KEYS_FETCHED_IN_THE_CLEAR: Final = _event(
@@ -66,6 +68,49 @@ KEYS_TASK_ENDED: Final = _event(
 )
 KEYS_WATCH_FAILED: Final = _event(
     "keys_watch_failed", "changes of key files can't be watched; it is tried again"
+)
+
+KEYS_WITHDRAWN: Final = _event(
+    "keys_withdrawn", "some issuer's signing keys were withdrawn: all are fetched anew, at once"
+)
+
+# The keys that tokens are signed with
+SIGNING_KEYS_CHANGED: Final = _event(
+    "signing_keys_changed", "which key signs, or which are published, is another than before"
+)
+SIGNING_KEYS_FAILED: Final = _event(
+    "signing_keys_failed", "the signing keys could not be read; those known stay in use"
+)
+SIGNING_KEYS_RECOVERED: Final = _event(
+    "signing_keys_recovered", "the signing keys could be read again"
+)
+SIGNING_KEYS_CRASHED: Final = _event(
+    "signing_keys_crashed", "following the signing keys ended in an error of our own"
+)
+SIGNING_KEYS_EXPOSED: Final = _event(
+    "signing_keys_exposed", "others than the owner can read the file of private keys"
+)
+SIGNING_KEY_MADE: Final = _event(
+    "signing_key_made", "the next signing key is published; it signs in so many seconds"
+)
+SIGNING_KEY_NOT_MADE: Final = _event(
+    "signing_key_not_made", "it is time for the next signing key and it could not be made"
+)
+ANNOUNCEMENTS_UNREAD: Final = _event(
+    "announcements_unread", "the store doesn't say whether keys were withdrawn; it is asked again"
+)
+VAULT_LOGGED_IN: Final = _event("vault_logged_in", "Vault gave a token to sign and read keys with")
+VAULT_DOWN: Final = _event(
+    "vault_down", "Vault is sealed, slow or out of reach: tokens can't be signed by it"
+)
+VAULT_UP: Final = _event("vault_up", "Vault answers again")
+
+# Users' sessions
+REFRESH_REUSED: Final = _event(
+    "refresh_reused", "a refresh token that had been used before was presented: its session is over"
+)
+SESSION_UNREADABLE: Final = _event(
+    "session_unreadable", "a user's sessions hold something that is none; it is cleared away"
 )
 
 # The revocation store
@@ -193,6 +238,22 @@ RECONCILE_FAILED: Final = _event(
 TRACE_REFUSED: Final = _event(
     "trace_refused", "the store refuses to say what became of a token: a right may be missing"
 )
+
+# The token service
+TOKENS_STARTING: Final = _event("tokens_starting", "the token service begins: version and issuer")
+TOKENS_SERVING: Final = _event(
+    "tokens_serving", "tokens are issued from now on, on the address listed"
+)
+TOKENS_FAILED: Final = _event(
+    "tokens_failed", "a request ended in an error of our own; its client got 500 server_error"
+)
+TOKENS_STORE_FAILED: Final = _event(
+    "tokens_store_failed", "the store did not do what was asked of it; the client got 503"
+)
+LIMITS_LOCAL: Final = _event(
+    "limits_local", "the counters in Redis don't answer: this process counts for itself"
+)
+LIMITS_SHARED: Final = _event("limits_shared", "requests are counted in Redis again")
 
 # What operators see
 ADMIN_LISTENING: Final = _event("admin_listening", "/metrics and the probes are answered here")

@@ -205,6 +205,12 @@ class KeyRingFigures(Protocol):
     """`authz.keys.ring.KeyRing`."""
 
     issuer: str
+
+    @property
+    def use(self) -> str:
+        """`sig` or `enc`."""
+        ...
+
     refreshed: int
     """Attempts to read or fetch the keys that succeeded."""
     refreshes_failed: int
@@ -401,15 +407,16 @@ class Metrics(Collector):
     def _collect_keys(self) -> Iterator[Family]:
         now = self._clock()
         rings = list(self._keys())
-        ages = {(ring.issuer,): ring.age(now) for ring in rings}
+        ages = {(ring.issuer, ring.use): ring.age(now) for ring in rings}
         yield _gauge(
             names.KEY_SET_AGE, {labels: age for labels, age in ages.items() if age is not None}
         )
-        yield _gauge(names.KEY_SET_FAILING, {(ring.issuer,): int(ring.failing) for ring in rings})
+        failing = {(ring.issuer, ring.use): int(ring.failing) for ring in rings}
+        yield _gauge(names.KEY_SET_FAILING, failing)
         yield _counter(
             names.KEY_REFRESHES,
-            {(ring.issuer, "ok"): ring.refreshed for ring in rings}
-            | {(ring.issuer, "failed"): ring.refreshes_failed for ring in rings},
+            {(ring.issuer, ring.use, "ok"): ring.refreshed for ring in rings}
+            | {(ring.issuer, ring.use, "failed"): ring.refreshes_failed for ring in rings},
         )
 
 

@@ -152,7 +152,8 @@ STORE_LOOKUPS = Metric(
 STORE_LATENCY = Metric(
     "authz_store_latency_seconds",
     "histogram",
-    "Round trips to the store that were answered, each shared by the look-ups of one turn.",
+    "Round trips to the store that were answered, each shared by the look-ups and uses of one "
+    "turn.",
 )
 STORE_BREAKER_OPEN = Metric(
     "authz_store_breaker_open",
@@ -235,20 +236,21 @@ RECONCILE_DROPPED = Metric(
 KEY_SET_AGE = Metric(
     "authz_key_set_age_seconds",
     "gauge",
-    "Since an issuer's keys were last read or fetched; absent until they first were.",
-    ("issuer",),
+    "Since an issuer's keys (use: sig, or enc to decrypt) were last read or fetched; absent until"
+    " they first were.",
+    ("issuer", "use"),
 )
 KEY_SET_FAILING = Metric(
     "authz_key_set_failing",
     "gauge",
     "1 while the last attempt to get an issuer's keys failed, else 0.",
-    ("issuer",),
+    ("issuer", "use"),
 )
 KEY_REFRESHES = Metric(
     "authz_key_refreshes_total",
     "counter",
     "Attempts to get an issuer's keys, by result (ok, failed).",
-    ("issuer", "result"),
+    ("issuer", "use", "result"),
 )
 
 LOOP_LAG = Metric(
@@ -333,5 +335,100 @@ RELAY_FAILURES = Metric(
 RELAY_METRICS = (
     RELAY_LAG, RELAY_BACKLOG, RELAY_LEVEL, RELAY_ENTRIES, RELAY_RESYNCS, RELAY_SCANS, RELAY_UP,
     RELAY_FAILURES,
+)  # fmt: skip
+"""These, and BUILD_INFO and LOOP_LAG."""
+
+# `authz tokens`, which is a process of its own as well.
+
+TOKEN_REQUESTS = Metric(
+    "authz_tokens_requests_total",
+    "counter",
+    "Requests to the token service, by route and status (499: the client went away).",
+    ("route", "status"),
+)
+TOKEN_REQUEST_DURATION = Metric(
+    "authz_tokens_request_duration_seconds",
+    "histogram",
+    "From the request's head to the end of the answer.",
+)
+TOKENS_ISSUED = Metric(
+    "authz_tokens_issued_total",
+    "counter",
+    "Access tokens given, by grant (client_credentials, refresh_token, token_exchange).",
+    ("grant",),
+)
+TOKEN_ERRORS = Metric(
+    "authz_tokens_errors_total",
+    "counter",
+    "Requests refused, by `error`, or by its cause where that says more (store, signing, busy).",
+    ("error",),
+)
+TOKEN_LIMITED = Metric(
+    "authz_tokens_limited_total",
+    "counter",
+    "Requests answered 429, by the limit that was reached.",
+    ("limit",),
+)
+TOKEN_LIMITS_SHARED = Metric(
+    "authz_tokens_limits_shared",
+    "gauge",
+    "1 while requests are counted in Redis for all processes, 0 while each counts for itself.",
+)
+TOKEN_LIMITS_FAILURES = Metric(
+    "authz_tokens_limits_failures_total",
+    "counter",
+    "Requests that could not be counted in Redis and were counted here.",
+)
+TOKEN_SECRET_HASHES = Metric(
+    "authz_tokens_secret_hashes_total",
+    "counter",
+    "Secrets of clients that had to be hashed; each takes 20 ms of a core.",
+)
+
+TOKEN_SIGNATURES = Metric(
+    "authz_tokens_signatures_total",
+    "counter",
+    "Tokens to be signed, by result: ok, or unavailable where the key can't be used.",
+    ("result",),
+)
+TOKEN_SIGNATURE_DURATION = Metric(
+    "authz_tokens_signature_duration_seconds",
+    "histogram",
+    "Signatures that were made, the way to Vault and back included.",
+)
+TOKEN_SIGNING_KEYS = Metric(
+    "authz_tokens_signing_keys",
+    "gauge",
+    "Keys that are published, by what they do: signing, coming, older (their tokens may live).",
+    ("state",),
+)
+TOKEN_SIGNING_KEY_AGE = Metric(
+    "authz_tokens_signing_key_age_seconds",
+    "gauge",
+    "Since the key that signs began to; absent where that was not written down.",
+)
+TOKEN_SIGNING_FAILING = Metric(
+    "authz_tokens_signing_keys_failing",
+    "gauge",
+    "1 while the signing keys can't be read (Vault sealed or gone, a file damaged), else 0.",
+)
+TOKEN_SIGNING_READINGS = Metric(
+    "authz_tokens_signing_key_readings_total",
+    "counter",
+    "Attempts to read the signing keys, by result (ok, failed).",
+    ("result",),
+)
+TOKEN_ROTATIONS = Metric(
+    "authz_tokens_rotations_total",
+    "counter",
+    "Signing keys that this process was to make by schedule, by result (ok, failed).",
+    ("result",),
+)
+
+TOKEN_METRICS = (
+    TOKEN_REQUESTS, TOKEN_REQUEST_DURATION, TOKENS_ISSUED, TOKEN_ERRORS, TOKEN_LIMITED,
+    TOKEN_LIMITS_SHARED, TOKEN_LIMITS_FAILURES, TOKEN_SECRET_HASHES, TOKEN_SIGNATURES,
+    TOKEN_SIGNATURE_DURATION, TOKEN_SIGNING_KEYS, TOKEN_SIGNING_KEY_AGE, TOKEN_SIGNING_FAILING,
+    TOKEN_SIGNING_READINGS, TOKEN_ROTATIONS,
 )  # fmt: skip
 """These, and BUILD_INFO and LOOP_LAG."""

@@ -74,6 +74,7 @@ class Relay:
         self._buckets = [Bucket(number) for number in range(source.settings.buckets)]
         self._goal: dict[int, Tip] = {}
         self._compared_at = -math.inf
+        self._passed_on, self._passing = 0, False
         self._alike: set[int] = set()
         self._wake = asyncio.Event()
         self._to_sweep: dict[int, str] = {}
@@ -179,9 +180,28 @@ class Relay:
 
     async def _read_tips(self) -> dict[int, Tip]:
         """Of the buckets whose node answers."""
-        return await self._ask(
+        tips = await self._ask(
             self.source, lambda node, numbers: self._copier.reader.tips(node, numbers, TIP_TIMEOUT)
         )
+        announced = max((tip.keys for tip in tips.values()), default=0)
+        if announced > self._passed_on and not self._passing:
+            self._passing = True
+            task = asyncio.get_running_loop().create_task(self._pass_on(announced))
+            self._copies.add(task)
+            task.add_done_callback(self._copies.discard)
+            task.add_done_callback(_report)
+        return tips
+
+    async def _pass_on(self, announced: int) -> None:
+        """Word that signing keys were withdrawn. A target that is down gets it when it is back."""
+        try:
+            await self.target.announcements.pass_on(announced)
+        except StoreError as error:
+            self._failed(self.target, SideError(self.target.which, str(error)))
+        else:
+            self._passed_on = announced
+        finally:
+            self._passing = False
 
     async def _read_cursors(self) -> dict[int, Cursor | None]:
         """Of the buckets whose node answers."""

@@ -13,9 +13,11 @@ from authz.observe import events
 from authz.relay.cursor import FIELDS, Cursor, cursor_key
 from authz.revocation.entry import Entry
 from authz.revocation.record import tip_key
+from authz.revocation.redis.announcements import Announcements
 from authz.revocation.redis.lane import ReadError, describe
 from authz.revocation.redis.nodes import Nodes
 from authz.revocation.redis.outage import Breaker
+from authz.revocation.redis.script import ScriptRunner
 from authz.revocation.redis.topology import Address, node_name
 from authz.revocation.redis.writer import Writer, Written
 from authz.settings import StoreSettings
@@ -156,7 +158,9 @@ class Target(Side):
         """`name`: of the cursors. SettingsError as `Side`."""
         super().__init__("to", settings)
         self._name = name
-        self._writer = Writer(settings, self.nodes)
+        scripts = ScriptRunner(settings, self.nodes)
+        self.announcements = Announcements(scripts, settings.buckets)
+        self._writer = Writer(scripts, settings.buckets)
 
     async def write(self, bucket: int, entries: Sequence[Entry]) -> Written:
         """As `Writer.write`: acknowledged as `store.wait_replicas` says. StoreError."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from authz.revocation.record import ANY_USER, blacklist_key, not_before_key
+from authz.revocation.record import ANY_USER, blacklist_key, not_before_key, sessions_key
 from authz.revocation.store import TokenRevocation, UserRevocation
 from authz.settings import MAX_LEEWAY
 
@@ -73,8 +73,14 @@ class Entry:
             return blacklist_key(bucket, self.user, self.token)
         return not_before_key(bucket, self.user)
 
+    def keys(self, bucket: int) -> Sequence[str]:
+        """What the scripts write of it: a cut-off ends the user's sessions as well."""
+        if self.kind == TOKEN:
+            return (self.key(bucket),)
+        return (self.key(bucket), sessions_key(bucket, self.user))
+
     def arguments(self) -> Sequence[str]:
-        """Of `revoke.lua`."""
+        """Of `revoke.lua`, six."""
         cut = str(self.before) if self.kind == USER else ""
         return (self.kind, self.note, str(self.expires), cut, self.user, self.token)
 

@@ -128,6 +128,11 @@ def not_before_key(bucket: int, user: str) -> str:
     return f"jwt:{{{bucket}}}:not-before:{user}"
 
 
+def sessions_key(bucket: int, user: str) -> str:
+    """The user's sessions, which the token service keeps; `tokens/session.py` has the form."""
+    return f"jwt:{{{bucket}}}:sessions:{user}"
+
+
 def feed_key(bucket: int) -> str:
     """The stream of the bucket's revocations, and the channel on which each is published."""
     return f"jwt:{{{bucket}}}:feed"

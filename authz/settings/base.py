@@ -1,6 +1,13 @@
 """What every section of the settings is."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+from authz.addresses import check_listen_address
+
+ListenAddress = Annotated[str, AfterValidator(check_listen_address)]
+"""`unix:/path` or `host:port`."""
 
 
 class SettingsError(Exception):

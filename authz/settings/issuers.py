@@ -8,7 +8,12 @@ from pydantic import Field, model_validator
 from authz.addresses import require_http_url
 from authz.durations import Duration
 from authz.settings.base import Section
-from authz.settings.limits import MAX_LIFETIME, Algorithm
+from authz.settings.limits import (
+    ENCRYPTION_ALGORITHMS,
+    MAX_LIFETIME,
+    Algorithm,
+    EncryptionAlgorithm,
+)
 
 
 class KeySourceSettings(Section):
@@ -52,6 +57,17 @@ class KeySourceSettings(Section):
         return self.secret_file is not None or self.secret_env is not None
 
 
+class DecryptionSettings(Section):
+    """How an issuer's encrypted tokens (JWE, RFC 7516) are opened."""
+
+    key_file: Path
+    """Private keys, a JWK Set of `authz keys generate --use enc`. Watched."""
+    algorithms: list[EncryptionAlgorithm] = Field(default=[*ENCRYPTION_ALGORITHMS], min_length=1)
+    """How the key of a token may be conveyed; the content is always A256GCM."""
+    required: bool = False
+    """Refuse the issuer's tokens that aren't encrypted."""
+
+
 class IssuerSettings(Section):
     """One issuer whose tokens are accepted."""
 
@@ -61,6 +77,7 @@ class IssuerSettings(Section):
     """A token must name at least one of these in `aud`."""
     algorithms: Annotated[list[Algorithm], Field(min_length=1)]
     keys: KeySourceSettings
+    decryption: DecryptionSettings | None = None
     max_lifetime: Annotated[Duration, Field(gt=0, le=MAX_LIFETIME)] = MAX_LIFETIME
     """`exp - iat` at most; longer tokens are refused."""
 

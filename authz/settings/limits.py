@@ -17,3 +17,8 @@ Algorithm = Literal[
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512",
     "ES256", "ES384", "EdDSA", "HS256", "HS384", "HS512",
 ]  # fmt: skip
+
+ENCRYPTION_ALGORITHMS = ("RSA-OAEP-256", "ECDH-ES")
+EncryptionAlgorithm = Literal["RSA-OAEP-256", "ECDH-ES"]
+"""How the key of an encrypted token is conveyed (RFC 7518 sections 4.3, 4.6). The content is always
+A256GCM."""

@@ -6,8 +6,8 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from authz.addresses import check_listen_address
 from authz.durations import Duration
+from authz.settings.base import ListenAddress
 from authz.settings.dpop import DpopSettings
 from authz.settings.guards import CsrfSettings
 from authz.settings.issuers import IssuerSettings
@@ -20,6 +20,7 @@ from authz.settings.sidecar import (
     LogSettings,
 )
 from authz.settings.store import RelaySettings, StoreSettings
+from authz.settings.tokens import TokensSettings
 
 ENV_PREFIX = "AUTHZ_"
 ENV_NESTING = "__"
@@ -31,9 +32,6 @@ def _credential(value: str) -> str:
         msg = f"{value!r}: write header:NAME or cookie:NAME, as in header:authorization"
         raise ValueError(msg)
     return f"header:{name.lower()}" if kind == "header" else value
-
-
-ListenAddress = Annotated[str, AfterValidator(check_listen_address)]
 
 
 class Settings(BaseSettings):
@@ -77,6 +75,8 @@ class Settings(BaseSettings):
     cache: CacheSettings = CacheSettings()
     feed: FeedSettings = FeedSettings()
     relay: RelaySettings = RelaySettings()
+    tokens: TokensSettings | None = None
+    """The token service. What only checks tokens needs none of it."""
     fail_mode: Literal["open", "closed"] = "open"
     """What becomes of a request when the store can't be asked and nothing is known locally."""
     audit: AuditSettings = AuditSettings()

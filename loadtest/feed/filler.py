@@ -18,6 +18,7 @@ from authz.revocation.entry import TOKEN, Entry
 from authz.revocation.record import Note
 from authz.revocation.redis.nodes import Nodes
 from authz.revocation.redis.outage import Breaker
+from authz.revocation.redis.script import ScriptRunner
 from authz.revocation.redis.writer import MAX_ENTRIES, Writer
 from authz.settings import LogSettings, Settings
 from loadtest.feed.scripts import specification
@@ -41,7 +42,7 @@ class Filler:
             learn=_nobody,
             observe=_nobody,
         )
-        self._writer = Writer(settings.store, self._nodes)
+        self._writer = Writer(ScriptRunner(settings.store, self._nodes), settings.store.buckets)
         self._note = Note("load test", "loadtest", time.time()).dump()
 
     async def fill(self, count: int) -> None:

@@ -14,7 +14,6 @@ import signal
 import socket
 import sys
 import time
-from importlib import resources
 from typing import Any
 
 import hiredis
@@ -23,7 +22,7 @@ from redis.crc import key_slot
 
 from authz.revocation.entry import Entry
 from authz.revocation.record import feed_key, tip_key
-from authz.revocation.redis.writer import STREAM_KEEPS
+from authz.revocation.redis.writer import REVOKE, STREAM_KEEPS
 from authz.settings import Settings, store_url_parts
 from loadtest.feed.revoker import Revocations
 from loadtest.feed.scripts import specification
@@ -82,13 +81,12 @@ class Flood:
         self._connect(*seeds[0])
 
     def _connect(self, host: str, port: int) -> None:
-        script = resources.files("authz.revocation.redis").joinpath("revoke.lua").read_text("utf-8")
         with redis.Redis(host=host, port=port, socket_timeout=TIMEOUT) as client:
             slots: Any = client.execute_command("CLUSTER SLOTS")
         for first, last, (_, owner, *_), *_ in slots:
             address = host, int(owner)  # all of them are on this machine
             with redis.Redis(host=address[0], port=address[1], socket_timeout=TIMEOUT) as client:
-                self._sha = str(client.script_load(script)).encode()
+                self._sha = str(client.script_load(REVOKE.source)).encode()
             node = Node(*address)
             self._nodes.append(node)
             for bucket in range(self._buckets):
@@ -119,7 +117,7 @@ class Flood:
         bucket = revocation.bucket or 0
         entry = Entry.of_token(revocation)
         keys = (feed_key(bucket), tip_key(bucket), entry.key(bucket))
-        arguments = (STREAM_KEEPS, *entry.arguments())
+        arguments = (STREAM_KEEPS, self._buckets, *entry.arguments())
         # Its type hints say that a command has one word.
         command: Any = ("EVALSHA", self._sha, len(keys), *keys, *arguments)
         return self._by_bucket[bucket], hiredis.pack_command(command)

@@ -13,10 +13,14 @@ import yaml
 
 from authz.cli.main import main
 from support.grpc import headers_of, status_of
-from support.jwks import ISSUER, claims, ec_key, rsa_key, sign
+from support.jwe import encrypt, private_jwk
+from support.jwks import ISSUER, claims, ec_key, jwks, rsa_key, sign
 from support.ports import LOOPBACK, free_port
 from support.sidecar import KID, Sidecar, default_issuer
 from support.valkey import ValkeyServer
+
+DECRYPTION = ec_key("enc")
+"""The key that the sidecar opens encrypted tokens with, `enc`."""
 
 
 class Done(NamedTuple):
@@ -65,8 +69,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
 @pytest.fixture(scope="module")
 def sidecar(tmp_path_factory: pytest.TempPathFactory, server: ValkeyServer) -> Iterator[Sidecar]:
     store = {"url": server.url, "timeout": "2s"}
-    with Sidecar(tmp_path_factory.mktemp("sidecar"), {"store": store}) as sidecar:
+    folder = tmp_path_factory.mktemp("sidecar")
+    with Sidecar(folder, {"store": store, "issuers": [decrypting_issuer(folder)]}) as sidecar:
         yield sidecar
+
+
+def decrypting_issuer(folder: Path) -> dict[str, Any]:
+    (folder / "enc.json").write_text(jwks(private_jwk(DECRYPTION, "enc")))
+    return {**default_issuer(folder), "decryption": {"key_file": str(folder / "enc.json")}}
 
 
 def token(**overrides: Any) -> str:
@@ -77,7 +87,7 @@ def configure(folder: Path, url: str, **settings: Any) -> Path:
     store = {"url": url, "connect_timeout": "300ms"}
     path = folder / "authz.yaml"
     path.write_text(
-        yaml.safe_dump({"issuers": [default_issuer(folder)], "store": store, **settings})
+        yaml.safe_dump({"issuers": [decrypting_issuer(folder)], "store": store, **settings})
     )
     return path
 
@@ -116,6 +126,23 @@ TOKENS = {
     "nearly garbage": ("a.b.c", 1, "token_malformed"),
     "with control characters": (token(sub="a\nb"), 1, "claim_invalid"),
     "too large": (token(x="x" * 9000), 1, "token_too_large"),
+    "encrypted": (encrypt(token(), DECRYPTION, kid="enc"), 0, "ok"),
+    "encrypted, revoked before": (
+        encrypt(token(sub="carol"), DECRYPTION, kid="enc"), 1, "token_revoked",
+    ),
+    "encrypted to a stranger": (
+        encrypt(token(), ec_key("stranger"), kid="enc"), 1, "decryption_failed",
+    ),
+    "encrypted to an unknown key": (
+        encrypt(token(), DECRYPTION, kid="else"), 1, "decryption_key_unknown",
+    ),
+    "encrypted and compressed": (
+        encrypt(token(), DECRYPTION, kid="enc", headers={"zip": "DEF"}), 1, "header_unsupported",
+    ),
+    "encrypted twice": (
+        encrypt(encrypt(token(), DECRYPTION, kid="enc"), DECRYPTION, kid="enc"),
+        1, "token_malformed",
+    ),
 }  # fmt: skip
 
 

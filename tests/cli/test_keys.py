@@ -161,7 +161,7 @@ def test_rotate_in_two_steps_publishes_before_it_signs(run: Run) -> None:
         assert done.code == 1
         assert "is staged" in done.err
     done = run("keys", "rotate", "signing.json", "--activate", "--public", "jwks.json")
-    assert f"signs from now on: ES256 key {new}" in done.out
+    assert f"ES256 key {new} is the one in use from now on" in done.out
     assert kids("signing.json") == kids("jwks.json") == [new, old]
     assert run("keys", "rotate", "signing.json", "--activate").code == 1
 
@@ -240,3 +240,49 @@ def test_each_command_helps_with_an_example(run: Run, command: str) -> None:
     done = run("keys", command, "--help")
     assert done.code == 0
     assert f"Example:\n    authz keys {command} " in done.out
+
+
+# Keys to encrypt to
+
+
+@pytest.mark.parametrize(
+    ("arguments", "algorithm"),
+    [
+        ((), "RSA-OAEP-256"),
+        (("--type", "ec"), "ECDH-ES"),
+        (("--type", "ec", "--curve", "P-384"), "ECDH-ES"),
+    ],
+)
+def test_a_pair_for_encryption_is_made_rotated_and_published(
+    run: Run, arguments: tuple[str, ...], algorithm: str
+) -> None:
+    done = run("keys", "generate", "--use", "enc", *arguments, "--out", "enc.json")
+    assert (done.code, done.err) == (0, "")
+    (first,) = keys("enc.json")
+    assert (first["use"], first["alg"]) == ("enc", algorithm)
+    assert run("keys", "rotate", "enc.json", "--stage", "--public", "public.json").code == 0
+    assert kids("public.json") == kids("enc.json")
+    assert kids("public.json")[0] == first["kid"], "a staged key is published, and used by nobody"
+    assert run("keys", "rotate", "enc.json", "--activate", "--public", "public.json").code == 0
+    assert kids("public.json")[1] == first["kid"]
+    for key in keys("public.json"):
+        assert (key["use"], key["alg"], key["kty"]) == ("enc", algorithm, first["kty"])
+        assert not PRIVATE & key.keys()
+    shown = run("keys", "jwks", "enc.json")
+    assert json.loads(shown.out)["keys"] == keys("public.json")
+
+
+def test_rotate_with_a_type_stays_with_the_use_of_the_file(run: Run) -> None:
+    run("keys", "generate", "--use", "enc", "--out", "enc.json")
+    assert run("keys", "rotate", "enc.json", "--type", "ec").code == 0
+    assert [key["use"] for key in keys("enc.json")] == ["enc", "enc"]
+    done = run("keys", "rotate", "enc.json", "--type", "ed25519")
+    assert done.code == 2
+    assert "only signs" in done.err
+
+
+def test_an_ed25519_key_is_not_encrypted_to(run: Run) -> None:
+    done = run("keys", "generate", "--use", "enc", "--type", "ed25519", "--out", "enc.json")
+    assert done.code == 2
+    assert "only signs" in done.err
+    assert not Path("enc.json").exists()

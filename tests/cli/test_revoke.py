@@ -15,7 +15,8 @@ import yaml
 from authz.cli.main import main
 from authz.revocation.record import bucket_of, token_digest, user_digest
 from support.cluster import ValkeyCluster
-from support.jwks import ISSUER, b64, claims, ec_key, rsa_key, sign
+from support.jwe import encrypt, private_jwk
+from support.jwks import ISSUER, b64, claims, ec_key, jwks, rsa_key, sign
 from support.ports import LOOPBACK, free_port
 from support.sidecar import KID, default_issuer
 from support.valkey import ValkeyServer
@@ -339,3 +340,28 @@ def test_it_helps_with_examples(run: Run) -> None:
     done = run("--help")
     assert done.code == 0
     assert "authz revoke --config authz.yaml --token - < stolen.jwt" in done.out
+
+
+# Encrypted tokens
+
+
+def test_an_encrypted_token_is_revoked_by_what_is_in_it(
+    run: Run, server: ValkeyServer, tmp_path: Path
+) -> None:
+    key = ec_key("enc")
+    wrapped = encrypt(token(sub="alice", jti="j1"), key, kid="enc")
+    done = run("--token", wrapped)
+    assert done.code == 2
+    assert "it is encrypted, and no issuer in the settings has decryption.key_file" in done.err
+
+    issuer = {**default_issuer(tmp_path), "decryption": {"key_file": str(tmp_path / "enc.json")}}
+    settings = {"issuers": [issuer], "store": {"url": server.url}}
+    (tmp_path / "authz.yaml").write_text(yaml.safe_dump(settings))
+    done = run("--token", wrapped)
+    assert done.code == 2
+    assert "it is encrypted, and issuers.0.decryption.key_file: " in done.err
+
+    (tmp_path / "enc.json").write_text(jwks(private_jwk(key, "enc")))
+    assert run("--token", wrapped).code == 0
+    assert keys(server) == [key_of("alice", "j1")]
+    assert "decryption_failed" in run("--token", encrypt("x", ec_key("other"), kid="enc")).err

@@ -5,12 +5,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jwt
 import pytest
 
+from authz.check.jwe import Opener
 from authz.cli.main import main
+from authz.keys.encryption import parse_decryption_keys
 from authz.keys.generate import generate_key
 from authz.keys.keyfile import write_keys
 
@@ -219,3 +222,23 @@ def test_it_helps_with_an_example(run: Run) -> None:
     done = run("--help")
     assert done.code == 0
     assert "Example:\n    authz token issue --key signing.json" in done.out
+
+
+def test_a_token_is_encrypted_to_the_first_key_of_a_file(run: Run) -> None:
+    key = generate_key("ec", use="enc")
+    write_keys(Path("enc.json"), [key, generate_key("ec", use="enc")], replace=False)
+    done = run("--key", "signing.json", *NEEDED, "--encrypt-to", "enc.json")
+    assert done.code == 0, done.err
+    opening = parse_decryption_keys(Path("enc.json").read_bytes(), ["ECDH-ES"]).keys
+    ring = SimpleNamespace(keys=opening)
+    opened = Opener({ISSUER: ring}).open(done.out.strip())
+    assert opened.key.kid == key["kid"]
+    assert jwt.decode(opened.token, options={"verify_signature": False})["sub"] == "alice"
+
+
+def test_a_file_that_has_no_key_to_encrypt_to_is_told(run: Run) -> None:
+    done = run("--key", "signing.json", *NEEDED, "--encrypt-to", "signing.json")
+    assert done == Done(
+        1, "",
+        "authz: signing.json: holds no key to encrypt to, for RSA-OAEP-256, ECDH-ES\n",
+    )  # fmt: skip

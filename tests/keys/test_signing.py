@@ -69,7 +69,7 @@ def test_rsa_keys_have_a_bounded_size(bits: int) -> None:
 
 def test_the_first_key_of_a_file_signs(tmp_path: Path) -> None:
     write_keys(tmp_path / "keys", [MADE["ES256"], MADE["EdDSA"]], replace=False)
-    assert load_signing_key(tmp_path / "keys").kid == MADE["ES256"]["kid"]
+    assert load_signing_key(tmp_path / "keys", 0).kid == MADE["ES256"]["kid"]
 
 
 def test_a_key_without_alg_signs_with_the_usual_one() -> None:

@@ -33,6 +33,8 @@ class Follower:
     view: Revocations
     feed: Feed
     lags: list[float] = field(default_factory=list)
+    withdrawals: list[float] = field(default_factory=list)
+    """When the feed said that signing keys were withdrawn."""
 
     async def find(self, ref: TokenRef) -> Finding:
         answer = self.view.find(ref, time.time())
@@ -66,6 +68,7 @@ class Follower:
 async def following(url: str, *, live: bool = True, **settings: Any) -> AsyncIterator[Follower]:
     """A feed of the store at `url`; with `live`, once it is. `settings` are those of the store."""
     lags: list[float] = []
+    withdrawals: list[float] = []
     knowledge = Knowledge(
         revocations=10_000, negative_ttl=1.0, false_positives=1e-6, buckets=BUCKETS
     )
@@ -77,9 +80,10 @@ async def following(url: str, *, live: bool = True, **settings: Any) -> AsyncIte
             clock=time.time,
             monotonic=time.monotonic,
             observe_lag=lags.append,
+            keys_withdrawn=lambda: withdrawals.append(time.monotonic()),
         )
         view.use(told.store, feed.remembers)
-        follower = Follower(told, knowledge, view, feed, lags)
+        follower = Follower(told, knowledge, view, feed, lags, withdrawals)
         feed.start()
         try:
             if live:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import math
 import random
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import structlog
@@ -66,9 +66,12 @@ class Feed:
         clock: Callable[[], float],
         monotonic: Callable[[], float],
         observe_lag: Callable[[float], None],
+        keys_withdrawn: Callable[[], None] | None = None,
     ) -> None:
         """`clock` gives seconds since 1970, `monotonic` those of the view. `observe_lag` is told
         how old a revocation was when it came, in seconds, by the node's clock and ours.
+        `keys_withdrawn` is called when a tip says that signing keys were withdrawn; at the
+        beginning also where that was long ago.
         """
         self.figures = FeedFigures()
         self.buckets = store.buckets
@@ -78,6 +81,8 @@ class Feed:
         self._clock = clock
         self._monotonic = monotonic
         self._observe_lag = observe_lag
+        self._keys_withdrawn = keys_withdrawn
+        self._announced = 0
         self._wake = asyncio.Event()
         self._source = Source(nodes)
         self._positions = [Position() for _ in range(store.buckets)]
@@ -184,6 +189,7 @@ class Feed:
             self._source.read_map()
             return False
         self._judge(address, tips, asked_in, asked_at)
+        self._hear_of_keys(tips.values())
         refused = [bucket for bucket in buckets if bucket in self._source.refusals]
         if refused:
             self.error = self._source.refusals[refused[0]]
@@ -237,6 +243,14 @@ class Feed:
             self._lose(lost)
         if to_sync:
             self._spawn(self._reader.sync(address, to_sync, asked_at))
+
+    def _hear_of_keys(self, tips: Iterable[Tip]) -> None:
+        latest = max((tip.keys for tip in tips), default=0)
+        if latest > self._announced:
+            self._announced = latest
+            log.info(events.KEYS_WITHDRAWN)
+            if self._keys_withdrawn is not None:
+                self._keys_withdrawn()
 
     def _lose(self, buckets: Collection[int]) -> None:
         self._reader.lose(buckets)

@@ -13,7 +13,7 @@ position merely says whether that was all.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto, unique
 from typing import Any, Self
 
@@ -41,20 +41,38 @@ class Tip:
     """Its id in the stream."""
     first: int = 0
     """Number of the oldest entry that the stream's own trimming by age has left; 0: unknown."""
+    keys: int = field(default=0, compare=False)
+    """The last word of signing keys that were withdrawn; 0: none. No matter of the stream's."""
 
     @classmethod
     def of_reply(cls, values: Sequence[bytes | None]) -> Self:
-        """Of HMGET with `FIELDS`. EntryError: it can't be read."""
-        epoch, seq, last, first = values
+        """Of HMGET with `FIELDS`, and `KEYS` where that is wanted. EntryError: it can't be read."""
+        epoch, seq, last, first, *rest = values
+        keys = announced(rest[0]) if rest else 0
         if epoch is None:
-            return cls("", 0, "")
+            return cls("", 0, "", keys=keys)
         try:
-            return cls(epoch.decode(), int(seq or 0), (last or b"").decode(), int(first or 0))
+            return cls(epoch.decode(), int(seq or 0), (last or b"").decode(), int(first or 0), keys)
         except ValueError as error:
             raise EntryError(f"not a tip: {error}") from None
 
 
 FIELDS = ("epoch", "seq", "id", "first")
+
+KEYS = "keys"
+"""One more field: a number that rises when signing keys are withdrawn."""
+
+MAX_ANNOUNCED_DIGITS = 16
+"""Milliseconds since 1970 have 13 of them until the year 2286. A number without bounds could hide
+all that come after it."""
+
+
+def announced(value: bytes | None) -> int:
+    """The number in `KEYS`; 0: there is none, or nothing that can be read."""
+    if value is None or not value.isdigit() or len(value) > MAX_ANNOUNCED_DIGITS:
+        return 0
+    return int(value)
+
 
 NOTHING = Tip("", 0, "")
 """Of a bucket without any revocation so far."""

@@ -12,7 +12,7 @@ from typing import Any
 from redis.exceptions import AskError, MovedError, RedisError
 
 from authz.revocation.entry import LATEST, TOKEN, USER, Entry, EntryError
-from authz.revocation.feed.position import FIELDS, Tip
+from authz.revocation.feed.position import FIELDS, KEYS, Tip
 from authz.revocation.record import ANY_USER, blacklist_key, feed_key, tip_key
 from authz.revocation.redis.lane import Lane, ReadError, describe
 from authz.revocation.redis.nodes import Nodes
@@ -97,7 +97,7 @@ class Source:
         SourceError: there is none at all.
         """
         deadline = asyncio.get_running_loop().time() + within
-        commands = [("HMGET", tip_key(bucket), *FIELDS) for bucket in buckets]
+        commands = [("HMGET", tip_key(bucket), *FIELDS, KEYS) for bucket in buckets]
         replies = await self._read(self._nodes.lane(address), commands, within)
         left = max(0.0, deadline - asyncio.get_running_loop().time())
         found = await asyncio.gather(

@@ -21,28 +21,31 @@ def connector(settings: StoreSettings) -> Callable[[Address], Redis]:
 
     SettingsError: an unreadable password, CA or client certificate.
     """
-    scheme, _, database = store_url_parts(settings)
-    username, password = store_credentials(settings)
-    tls = _tls_options(settings) if scheme.startswith("rediss") else {}
-    timeout = max(READ_TIMEOUT_FACTOR * settings.timeout, MIN_READ_TIMEOUT)
+    _, _, database = store_url_parts(settings)
+    options = node_options(settings)
 
     def connect(address: Address) -> Redis:
-        return Redis(
-            host=address[0],
-            port=address[1],
-            db=database,
-            username=username,
-            password=password,
-            socket_timeout=timeout + settings.wait_timeout,
-            socket_connect_timeout=settings.connect_timeout,
-            socket_keepalive=True,
-            retry=Retry(NoBackoff(), 0),  # a retry would outlive the check; the breaker decides
-            client_name="authz",
-            protocol=2,
-            **tls,
-        )
+        return Redis(host=address[0], port=address[1], db=database, **options)
 
     return connect
+
+
+def node_options(settings: StoreSettings) -> dict[str, Any]:
+    """What redis-py is told of every connection. SettingsError as `connector`."""
+    scheme, _, _ = store_url_parts(settings)
+    username, password = store_credentials(settings)
+    timeout = max(READ_TIMEOUT_FACTOR * settings.timeout, MIN_READ_TIMEOUT)
+    return {
+        "username": username,
+        "password": password,
+        "socket_timeout": timeout + settings.wait_timeout,
+        "socket_connect_timeout": settings.connect_timeout,
+        "socket_keepalive": True,
+        "retry": Retry(NoBackoff(), 0),  # a retry would outlive the check; the breaker decides
+        "client_name": "authz",
+        "protocol": 2,
+        **(_tls_options(settings) if scheme.startswith("rediss") else {}),
+    }
 
 
 def _tls_options(settings: StoreSettings) -> dict[str, Any]:

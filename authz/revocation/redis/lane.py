@@ -249,7 +249,9 @@ class Lane:
         self.breaker.success(self._loop.time())
         return replies
 
-    async def read_key(self, connect: Callable[[Address], Redis], *command: str | int) -> Any:
+    async def read_key(
+        self, connect: Callable[[Address], Redis], *command: str | bytes | int
+    ) -> Any:
         """The reply to a command with one key, from here or, where the key has gone, from the node
         that ASK names. RedisError, OSError or TimeoutError: there is none.
         """

@@ -12,11 +12,13 @@ from authz.revocation.entry import Entry
 from authz.revocation.feed.feed import Feed
 from authz.revocation.known.knowledge import Knowledge
 from authz.revocation.record import Answer, Clear, Revoked, TokenRef, Unavailable
+from authz.revocation.redis.announcements import Announcements
 from authz.revocation.redis.bulk import Bulk, ItemT, Outcome
 from authz.revocation.redis.lane import Lane
 from authz.revocation.redis.nodes import Nodes
 from authz.revocation.redis.outage import Breaker
 from authz.revocation.redis.question import Lookup, Usage
+from authz.revocation.redis.script import ScriptRunner
 from authz.revocation.redis.trace import NodeTracer
 from authz.revocation.redis.writer import Writer, Written
 from authz.revocation.store import Acknowledgement, TokenRevocation, Trace, UserRevocation
@@ -43,7 +45,11 @@ class RedisStore:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._nodes = Nodes(settings, make_breaker=make_breaker, learn=learn, observe=observe)
-        self._writer = Writer(settings, self._nodes)
+        self.scripts = ScriptRunner(settings, self._nodes)
+        """For what else is kept of users: scripts of a bucket, brought through as revocations are.
+        """
+        self.announcements = Announcements(self.scripts, settings.buckets)
+        self._writer = Writer(self.scripts, settings.buckets)
         self._tracer = NodeTracer(self._nodes)
 
     def find(self, ref: TokenRef) -> asyncio.Future[Answer] | Unavailable:
@@ -138,6 +144,7 @@ class RedisStore:
         clock: Callable[[], float],
         monotonic: Callable[[], float],
         observe_lag: Callable[[float], None],
+        keys_withdrawn: Callable[[], None] | None = None,
     ) -> Feed:
         """A feed of this store's revocations into `knowledge`, not yet started. As `Feed`."""
         return Feed(
@@ -148,11 +155,17 @@ class RedisStore:
             clock=clock,
             monotonic=monotonic,
             observe_lag=observe_lag,
+            keys_withdrawn=keys_withdrawn,
         )
 
     def breakers(self) -> dict[str, Breaker]:
         """`host:port` of each node that is asked, and its breaker."""
         return self._nodes.breakers()
+
+    @property
+    def nodes(self) -> Nodes:
+        """For what has to look at every node."""
+        return self._nodes
 
     @property
     def topology_refreshes(self) -> int:

@@ -3,16 +3,15 @@ what is missing there has expired, or was cut by somebody.
 """
 
 import time
-from importlib import resources
 from typing import Any
 
 import pytest
 
 from authz.revocation.record import blacklist_key, feed_key, tip_key
+from authz.revocation.redis.writer import REVOKE
 from support.valkey import ValkeyServer
 from support.waiting import wait_until
 
-SCRIPT = resources.files("authz.revocation.redis").joinpath("revoke.lua").read_text()
 BUCKET = 3
 FEED, TIP = feed_key(BUCKET), tip_key(BUCKET)
 DAY = 86_400_000
@@ -35,7 +34,7 @@ class Stream:
             token = f"T-{self._written}"
             key = blacklist_key(BUCKET, "U", token)
             fields = ("token", "note", expires, "", "U", token)
-            self.client.eval(SCRIPT, 3, FEED, TIP, key, keep, *fields)
+            self.client.eval(REVOKE.source, 3, FEED, TIP, key, keep, 16, *fields)
 
     @property
     def first(self) -> int:

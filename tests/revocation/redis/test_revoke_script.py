@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Iterator
-from importlib import resources
 from typing import Any
 
 import pytest
@@ -11,11 +10,10 @@ import pytest
 from authz.revocation.entry import Entry
 from authz.revocation.feed.position import FIELDS, Push, Tip
 from authz.revocation.record import blacklist_key, feed_key, not_before_key, tip_key
-from authz.revocation.redis.writer import MAX_ENTRIES
+from authz.revocation.redis.writer import MAX_ENTRIES, REVOKE
 from support.cluster import Node, ValkeyCluster
 from support.waiting import wait_until
 
-SCRIPT = resources.files("authz.revocation.redis").joinpath("revoke.lua").read_text()
 BUCKET = 3
 FEED = feed_key(BUCKET)
 TIP = tip_key(BUCKET)
@@ -74,9 +72,9 @@ class Heard:
 
 def revoke(node: Node, *entries: Entry, keep: int = DAY) -> Any:
     """What the script returns: for each entry whether it was written, and the cut-off in force."""
-    keys = [FEED, TIP, *(entry.key(BUCKET) for entry in entries)]
+    keys = [FEED, TIP, *(key for entry in entries for key in entry.keys(BUCKET))]
     arguments = [text for entry in entries for text in entry.arguments()]
-    return node.command("EVAL", SCRIPT, len(keys), *keys, keep, *arguments)
+    return node.command("EVAL", REVOKE.source, len(keys), *keys, keep, 16, *arguments)
 
 
 def a_token(expires: int, note: str = "note", token: str = "T") -> Entry:

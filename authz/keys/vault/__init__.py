@@ -1,0 +1,1 @@
+"""Signing keys in HashiCorp Vault or OpenBao: the transit engine, and KV."""

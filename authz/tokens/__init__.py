@@ -1,0 +1,1 @@
+"""What the token service issues, refreshes and takes back. No HTTP here."""

@@ -1,0 +1,1 @@
+"""The client applications of the token service: who they are and what they may ask for."""

@@ -1,0 +1,1 @@
+"""The token service as HTTP: OAuth's endpoints, their errors and their description."""

@@ -1,0 +1,172 @@
+"""What becomes of signing while Vault is sealed, gone, frozen, or something else altogether."""
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+from keys.origin import Answer, Origin
+from keys.vault.conftest import StartKeys
+from structlog.testing import capture_logs
+
+from authz.keys.issuing.followed import FollowedKeys
+from authz.keys.signer import SigningUnavailableError, sign_token
+from authz.observe import events
+from authz.settings import SettingsError, VaultSettings
+from support.openbao import OpenBao
+from support.proxy import TcpProxy
+from support.waiting import eventually
+
+
+@pytest.fixture
+def key(openbao: OpenBao) -> str:
+    openbao.transit("states", "ecdsa-p256")
+    return "states"
+
+
+def secret_of(token_file: str) -> str:
+    return Path(token_file).read_text().strip()
+
+
+async def refusal(keys: FollowedKeys) -> SigningUnavailableError | None:
+    """Why no token can be signed now."""
+    try:
+        await sign_token({}, await keys.current())
+    except SigningUnavailableError as error:
+        return error
+    return None
+
+
+async def well(keys: FollowedKeys) -> bool:
+    return await refusal(keys) is None and not keys.status()["failing"]
+
+
+async def test_while_vault_is_sealed_no_token_is_signed_and_everybody_knows(
+    openbao: OpenBao, key: str, token_file: str, start_keys: StartKeys
+) -> None:
+    vault = {"address": openbao.address, "key": key, "token_file": token_file}
+    keys = await start_keys(vault)
+    published = keys.jwks()
+    with capture_logs() as logs:
+        openbao.seal()
+        try:
+            refused = await refusal(keys)
+            assert refused is not None
+            assert str(refused) == f"{openbao.address}: Vault is sealed; unseal it"
+            assert refused.retry_after == 30
+            await keys.refresh()
+            assert keys.status()["error"] == "Vault is sealed; unseal it"
+            assert keys.jwks() == published, "sidecars need the keys all the same"
+            for _ in range(20):
+                assert await refusal(keys) is not None
+        finally:
+            openbao.unseal()
+        await eventually(lambda: well(keys), "signs again by itself")
+    said = [line["event"] for line in logs]
+    assert said.count(events.VAULT_DOWN) == said.count(events.VAULT_UP) == 1
+    assert keys.figures.signatures["unavailable"] >= 21
+    assert token_file not in str(logs)
+    assert secret_of(token_file) not in str(logs)
+
+
+async def test_a_service_that_starts_without_vault_signs_as_soon_as_it_is_there(
+    openbao: OpenBao, key: str, token_file: str, start_keys: StartKeys
+) -> None:
+    with TcpProxy(openbao.port) as line:
+        line.cut()
+        address = f"http://127.0.0.1:{line.port}"
+        keys = await start_keys({"address": address, "key": key, "token_file": token_file})
+        refused = await refusal(keys)
+        assert refused is not None
+        assert "Vault can't be reached" in str(refused)
+        line.restore()
+        await eventually(lambda: well(keys), "signs")
+
+
+async def test_a_connection_that_vault_has_closed_meanwhile_costs_no_token(
+    openbao: OpenBao, key: str, token_file: str, start_keys: StartKeys
+) -> None:
+    with TcpProxy(openbao.port) as line:
+        address = f"http://127.0.0.1:{line.port}"
+        keys = await start_keys({"address": address, "key": key, "token_file": token_file})
+        for _ in range(5):
+            line.cut()
+            line.restore()
+            assert await refusal(keys) is None
+
+
+async def test_a_vault_that_hangs_holds_up_one_request_at_a_time_and_never_the_loop(
+    openbao: OpenBao, key: str, token_file: str, start_keys: StartKeys
+) -> None:
+    vault = {"address": openbao.address, "key": key, "token_file": token_file, "timeout": 0.4}
+    keys = await start_keys(vault)
+    openbao.process.freeze()
+    try:
+        began = time.monotonic()
+        turns = 0
+
+        async def turn() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0.01)
+                turns += 1
+
+        turning = asyncio.ensure_future(turn())
+        refused = await asyncio.gather(*(refusal(keys) for _ in range(50)))
+        took = time.monotonic() - began
+        turning.cancel()
+        assert all(one is not None and "no answer within 0.4 s" in str(one) for one in refused)
+        assert took < 1.0
+        assert turns > 15
+        began = time.monotonic()
+        assert await refusal(keys) is not None
+        assert time.monotonic() - began < 0.1, "told at once"
+    finally:
+        openbao.process.thaw()
+    await eventually(lambda: well(keys), "signs again")
+
+
+async def test_another_server_in_its_place_is_found_out_and_gets_no_token_onwards(
+    openbao: OpenBao, key: str, token_file: str, start_keys: StartKeys, origin: Origin
+) -> None:
+    """A redirect isn't followed: the token would go along."""
+    origin.pages["/v1/auth/token/lookup-self"] = Answer(
+        status=307, headers=(("location", f"{openbao.address}/v1/auth/token/lookup-self"),)
+    )
+    keys = await start_keys({"address": origin.url, "key": key, "token_file": token_file})
+    assert await refusal(keys) is not None
+    assert keys.status()["failing"]
+    origin.pages["/v1/auth/token/lookup-self"] = Answer(b"<html>hello</html>")
+    await keys.refresh()
+    assert await refusal(keys) is not None
+
+
+def test_settings_name_one_engine_and_one_way_to_log_in(token_file: str) -> None:
+    good = {"address": "http://vault:8200", "key": "k", "token_file": token_file}
+    assert VaultSettings.model_validate(good).mounted_at == "transit"
+    kv = {"address": "https://vault:8200/", "kv_path": "a/b", "token_file": token_file}
+    assert VaultSettings.model_validate(kv).mounted_at == "secret"
+    for change, problem in (
+        ({"kv_path": "x"}, "exactly one of key"),
+        ({"key": None}, "exactly one of key"),
+        ({"token_file": None}, "exactly one of token_file"),
+        ({"approle": {"role_id": "r"}}, "exactly one of token_file"),
+        ({"address": "vault:8200"}, "not an http"),
+        ({"key": "../sys/seal"}, "String should match pattern"),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            VaultSettings.model_validate({**good, **change})
+
+
+async def test_a_ca_file_that_can_not_be_used_is_a_matter_of_settings(
+    start_keys: StartKeys, tmp_path: Path
+) -> None:
+    (tmp_path / "ca").write_text("none")
+    vault = {
+        "address": "https://127.0.0.1:1",
+        "key": "k",
+        "token_file": "t",
+        "ca_file": str(tmp_path / "ca"),
+    }
+    with pytest.raises(SettingsError, match=r"tokens\.signing\.vault\.ca_file: .*: holds no cert"):
+        await start_keys(vault)
