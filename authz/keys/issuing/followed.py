@@ -76,6 +76,7 @@ class FollowedKeys:
         self._told: tuple[str, ...] = ()
         self._failures = 0
         self._doubted = False
+        self._not_made_for = ""
         self._rotate_after = clock() + self._later
         self._reading = asyncio.Lock()
         self._wake = asyncio.Event()
@@ -270,7 +271,7 @@ class FollowedKeys:
         except KeySourceError as error:
             self._not_made(str(error))
             return
-        self._rotate_after = -math.inf
+        self._rotate_after, self._not_made_for = -math.inf, ""
         if made is not None:
             self.figures.rotations["ok"] += 1
             log.info(
@@ -281,8 +282,11 @@ class FollowedKeys:
             )
 
     def _not_made(self, error: str) -> None:
+        """Each new cause is logged once, for it is tried again every minute."""
         self.figures.rotations["failed"] += 1
-        log.error(events.SIGNING_KEY_NOT_MADE, error=error, **self._fields())
+        if error != self._not_made_for:
+            log.error(events.SIGNING_KEY_NOT_MADE, error=error, **self._fields())
+        self._not_made_for = error
 
     # ---- the rest
 

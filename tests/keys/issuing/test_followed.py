@@ -162,6 +162,7 @@ async def test_processes_with_one_file_make_one_key_and_change_at_the_same_momen
     await eventually(lambda: all(len(kids(keys)) == 2 for keys in many), "all publish the next")
     assert len(read_keys(file, private=True)) == 2
     assert sum(keys.figures.rotations["ok"] for keys in many) == 1
+    assert sum(keys.figures.rotations["failed"] for keys in many) == 0
     new = kids(many[0])[1]
     while True:
         signers = {await current(keys) for keys in many}

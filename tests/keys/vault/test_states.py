@@ -3,14 +3,17 @@
 import asyncio
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import requests
 from keys.origin import Answer, Origin
 from keys.vault.conftest import StartKeys
 from structlog.testing import capture_logs
 
 from authz.keys.issuing.followed import FollowedKeys
 from authz.keys.signer import SigningUnavailableError, sign_token
+from authz.keys.vault.client import Vault
 from authz.observe import events
 from authz.settings import SettingsError, VaultSettings
 from support.openbao import OpenBao
@@ -95,6 +98,28 @@ async def test_a_connection_that_vault_has_closed_meanwhile_costs_no_token(
             assert await refusal(keys) is None
 
 
+async def test_a_request_whose_connection_breaks_is_sent_once_more(
+    openbao: OpenBao, key: str, token_file: str
+) -> None:
+    """The other side may close a connection that was kept just when it is used again."""
+    vault = Vault(
+        VaultSettings.model_validate(
+            {"address": openbao.address, "key": key, "token_file": token_file}
+        )
+    )
+    broken = [requests.exceptions.ConnectionError("Remote end closed connection")]
+
+    def ask(client: Any) -> Any:
+        if broken:
+            raise broken.pop()
+        return client.secrets.transit.read_key(key)
+
+    try:
+        assert (await vault.call("transit/keys", ask))["data"]["name"] == key
+    finally:
+        await vault.aclose()
+
+
 async def test_a_vault_that_hangs_holds_up_one_request_at_a_time_and_never_the_loop(
     openbao: OpenBao, key: str, token_file: str, start_keys: StartKeys
 ) -> None:
@@ -130,15 +155,18 @@ async def test_another_server_in_its_place_is_found_out_and_gets_no_token_onward
     openbao: OpenBao, key: str, token_file: str, start_keys: StartKeys, origin: Origin
 ) -> None:
     """A redirect isn't followed: the token would go along."""
-    origin.pages["/v1/auth/token/lookup-self"] = Answer(
-        status=307, headers=(("location", f"{openbao.address}/v1/auth/token/lookup-self"),)
-    )
-    keys = await start_keys({"address": origin.url, "key": key, "token_file": token_file})
-    assert await refusal(keys) is not None
-    assert keys.status()["failing"]
-    origin.pages["/v1/auth/token/lookup-self"] = Answer(b"<html>hello</html>")
-    await keys.refresh()
-    assert await refusal(keys) is not None
+    path = "/v1/auth/token/lookup-self"
+    with Origin() as elsewhere:
+        there = (("location", f"{elsewhere.url}{path}"),)
+        origin.pages[path] = Answer(status=307, headers=there)
+        keys = await start_keys({"address": origin.url, "key": key, "token_file": token_file})
+        assert await refusal(keys) is not None
+        assert keys.status()["failing"]
+        assert elsewhere.asked == []
+    for body in (b"<html>hello</html>", b"[]", b'{"data": 7}'):
+        origin.pages[path] = Answer(body)
+        await keys.refresh()
+        assert await refusal(keys) is not None
 
 
 def test_settings_name_one_engine_and_one_way_to_log_in(token_file: str) -> None:
