@@ -120,12 +120,6 @@ def worlds(tmp_path_factory: pytest.TempPathFactory, upstream: Upstream) -> Iter
 
 
 @pytest.fixture(scope="module")
-def openbao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
-    with OpenBao(tmp_path_factory.mktemp("openbao")) as openbao:
-        yield openbao
-
-
-@pytest.fixture(scope="module")
 def world_of_vault(
     worlds: Worlds, openbao: OpenBao, tmp_path_factory: pytest.TempPathFactory
 ) -> World:

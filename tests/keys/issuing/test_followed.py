@@ -113,6 +113,7 @@ async def test_a_secret_signs_without_a_name_and_is_never_published(
         (b'{"keys": []}', "holds no key"),
         (dump([{name: A[name] for name in A if name != "d"}]).encode(), "has no private part"),
     ],
+    ids=["missing", "no json", "no key", "public"],
 )
 async def test_a_file_that_can_not_be_used_ends_the_start_with_one_line(
     start: Start, tmp_path: Path, content: bytes | None, problem: str
@@ -122,6 +123,12 @@ async def test_a_file_that_can_not_be_used_ends_the_start_with_one_line(
         write(path, content)
     with pytest.raises(SettingsError, match=rf"tokens\.signing\.key_file: .*: .*{problem}"):
         await start(key_file=str(path))
+
+
+async def test_a_weak_secret_ends_the_start_with_one_line(start: Start, tmp_path: Path) -> None:
+    write(tmp_path / "secret", SECRET[:31])
+    with pytest.raises(SettingsError, match=r"secret_file: .*: the secret has 31 bytes; HS256"):
+        await start(secret_file=str(tmp_path / "secret"), algorithm="HS256")
 
 
 async def test_a_file_damaged_later_leaves_the_keys_that_are_known(

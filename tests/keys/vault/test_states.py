@@ -16,6 +16,7 @@ from authz.keys.signer import SigningUnavailableError, sign_token
 from authz.keys.vault.client import Vault
 from authz.observe import events
 from authz.settings import SettingsError, VaultSettings
+from support.certificates import Certificates
 from support.openbao import OpenBao
 from support.proxy import TcpProxy
 from support.waiting import eventually
@@ -29,6 +30,10 @@ def key(openbao: OpenBao) -> str:
 
 def secret_of(token_file: str) -> str:
     return Path(token_file).read_text().strip()
+
+
+def write(path: Path, content: str) -> None:
+    path.write_text(content)
 
 
 async def refusal(keys: FollowedKeys) -> SigningUnavailableError | None:
@@ -167,6 +172,50 @@ async def test_another_server_in_its_place_is_found_out_and_gets_no_token_onward
         origin.pages[path] = Answer(body)
         await keys.refresh()
         assert await refusal(keys) is not None
+
+
+async def test_vault_is_reached_by_tls_with_a_certificate_that_is_checked(
+    openbao: OpenBao,
+    key: str,
+    token_file: str,
+    start_keys: StartKeys,
+    certificates: Certificates,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Against `ca_file`, whatever the environment says."""
+    with TcpProxy(openbao.port, tls=certificates.server_context()) as line:
+        vault = {
+            "address": f"https://127.0.0.1:{line.port}",
+            "key": key,
+            "token_file": token_file,
+            "ca_file": str(certificates.ca),
+        }
+        assert await refusal(await start_keys(vault)) is None
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificates.ca))
+        for ca in (str(certificates.other_ca), None):
+            refused = await refusal(await start_keys({**vault, "ca_file": ca}))
+            assert refused is not None
+            assert "Vault's certificate can't be verified" in str(refused)
+
+
+async def test_keys_may_be_in_a_namespace(
+    openbao: OpenBao, start_keys: StartKeys, tmp_path: Path
+) -> None:
+    openbao.root.write_data("sys/namespaces/team")
+    team = openbao.within("team")
+    team.sys.enable_secrets_engine("transit")
+    team.secrets.transit.create_key("named", key_type="ecdsa-p256")
+    rules = 'path "transit/*" { capabilities = ["read", "update"] }'
+    team.sys.create_or_update_policy("signs", rules)
+    token = team.auth.token.create(policies=["signs"], ttl="1h")["auth"]["client_token"]
+    write(tmp_path / "token", token)
+    vault = {
+        "address": openbao.address,
+        "key": "named",
+        "token_file": str(tmp_path / "token"),
+        "namespace": "team",
+    }
+    assert await refusal(await start_keys(vault)) is None
 
 
 def test_settings_name_one_engine_and_one_way_to_log_in(token_file: str) -> None:
