@@ -27,7 +27,8 @@ FIRST_RETRY = 0.5
 LAST_RETRY = 2.0
 
 ROTATE_AGAIN = 60.0
-"""Seconds before another key is tried to be made, where that failed."""
+"""Seconds before another key is made, or tried to be. A store may show the last one late: of
+several Vaults the one that is asked may be behind."""
 
 ROTATION_SPREAD = 20.0
 """Seconds over which the processes of a token service spread their rotations. Whoever comes later
@@ -271,7 +272,12 @@ class FollowedKeys:
         except KeySourceError as error:
             self._not_made(str(error))
             return
-        self._rotate_after, self._not_made_for = -math.inf, ""
+        except Exception as error:
+            # Or nobody would follow the keys any more.
+            log.exception(events.SIGNING_KEYS_CRASHED, **self._fields())
+            self._not_made(f"unexpected {type(error).__name__}")
+            return
+        self._not_made_for = ""
         if made is not None:
             self.figures.rotations["ok"] += 1
             log.info(

@@ -232,7 +232,7 @@ async def test_an_error_of_our_own_leaves_the_keys_and_the_following(
     await keys.start()
     good = store.read
 
-    async def crash() -> list[HeldKey]:
+    async def crash(*_: object, **__: object) -> list[HeldKey]:
         raise KeyError("a fault")
 
     try:
@@ -243,6 +243,13 @@ async def test_an_error_of_our_own_leaves_the_keys_and_the_following(
             assert await current(keys) == A["kid"]
             monkeypatch.setattr(store, "read", good)
             await eventually(lambda: not keys.status()["failing"], "read again by itself")
+            monkeypatch.setattr(store, "rotate", crash)
+            keys._settings = signing(key_file=str(file), rotate_every=0.2, publish_ahead=0.1)
+            keys._later = keys._rotate_after = 0.0
+            await keys.refresh()
+            await eventually(lambda: keys.figures.rotations["failed"], "a key was to be made")
+            write(file, dump([B]).encode())
+            await eventually(lambda: kids(keys) == [B["kid"]], "followed all the same")
         assert events.SIGNING_KEYS_CRASHED in {line["event"] for line in logs}
     finally:
         await keys.aclose()
