@@ -16,7 +16,7 @@ from support.cluster import ValkeyCluster
 from support.envoy import Envoy, ExtAuthz
 from support.openbao import OpenBao
 from support.sidecar import Sidecar
-from support.token_service import ISSUER, TokenServer, new_client
+from support.token_service import ISSUER, SECRET, TokenServer, new_client
 from support.upstream import Upstream
 from support.waiting import wait_until
 
@@ -199,6 +199,18 @@ def test_while_vault_is_sealed_nothing_is_issued_and_what_was_issued_goes_on(
         wait_until(
             lambda: world.service.metric("authz_tokens_signing_keys_failing") == 1, "it shows"
         )
+        # A service that starts now knows no keys. It says so, for sidecars would take an empty set
+        # at its word; and of a token nobody can say that it isn't ours.
+        world.service.restart()
+        assert world.service.http.get("/.well-known/jwks.json").status_code == 503
+        form = {"token": token, "client_id": world.client, "client_secret": SECRET}
+        for path in ("/oauth2/introspect", "/oauth2/revoke"):
+            assert world.service.http.post(path, data=form).status_code == 503, path
+        world.sidecar.reload()
+        wait_until(
+            lambda: world.sidecar.metric("authz_key_set_failing", issuer=ISSUER) == 1, "asked"
+        )
+        assert world.use(token) == (200, "")
     finally:
         openbao.unseal()
     wait_until(

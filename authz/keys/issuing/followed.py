@@ -107,19 +107,21 @@ class FollowedKeys:
 
     async def current(self) -> Signer:
         """As `SigningKeys.current`."""
+        self._require_read()
         signing = self._planned().signing
         if signing is None:
-            why = self.error or "no key signs; add one with `authz keys rotate`"
-            raise SigningUnavailableError(f"{self._store.where}: {why}", retry_after=UNKNOWN_RETRY)
+            raise self._unavailable("no key signs; add one with `authz keys rotate`")
         return CountedSigner(self._held[signing].signer, self.figures, self._doubt)
 
     def jwks(self) -> dict[str, Any]:
         """As `SigningKeys.jwks`."""
+        self._require_read()
         held = (self._held[name] for name in self._planned().published)
         return {"keys": [dict(key.public) for key in held if key.public is not None]}
 
     def verification(self) -> KeySet:
         """As `SigningKeys.verification`."""
+        self._require_read()
         self._planned()
         return self._verification
 
@@ -174,6 +176,14 @@ class FollowedKeys:
         if not begins or begins[0] is None:
             return None
         return max(0.0, self._clock() - begins[0])
+
+    def _require_read(self) -> None:
+        """SigningUnavailableError: no keys were ever read."""
+        if not self.figures.readings["ok"]:
+            raise self._unavailable(self.error or "the keys have not been read yet")
+
+    def _unavailable(self, why: str) -> SigningUnavailableError:
+        return SigningUnavailableError(f"{self._store.where}: {why}", retry_after=UNKNOWN_RETRY)
 
     # ---- following
 
