@@ -121,7 +121,7 @@ class TokenEndpoint:
         scopes, audiences = _scopes(form, client), self._audiences(form, client)
         device, where = _about(client, request, form, address)
         try:
-            said = await parts.subjects.said(client, token, kind, parts.clock())
+            said = await parts.subjects.said(client, token, kind, parts.clock(), cnf)
         except OAuthError as error:
             if error.status < 500:  # noqa: PLR2004  it is the client's fault
                 await parts.throttle.note("failures_address", address)
