@@ -2,6 +2,7 @@
 # requirements.lock. `make help` lists what there is.
 
 PYTHON ?= python3
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -26,9 +27,10 @@ demo: $(INSTALLED) ## a tour with a real Envoy; stays up to try (ARGS=--once: on
 	@$(BIN)/authz demo $(ARGS)
 
 # A full run that passes is remembered until a file changes. The time it stands for is its start.
-test: $(INSTALLED) ## every test (ARGS="-k feed": some of them)
+# Side by side, since most tests wait for something; each has clusters and ports of its own.
+test: $(INSTALLED) ## every test (ARGS="-k feed": some of them; JOBS=1: one at a time)
 	@touch $(TESTED).running
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
 	@$(if $(ARGS),rm,mv) $(TESTED).running $(if $(ARGS),,$(TESTED))
 
 check: lint $(TESTED) ## format, lint and types, and the tests unless they passed on these very files

@@ -312,8 +312,11 @@ def test_the_table_of_route_policies_says_what_is_accepted() -> None:
         with pytest.raises(PolicyError):
             RoutePolicies("open").of({f"{code(row['key'])}x": "required"})
     assert {code(row["key"]) for row in rows} == {
-        f"authz.{name}" for name in ("mode", "scopes", "audience", "fail_mode", "binding", "use")
-    }
+        f"authz.{name}"
+        for name in (
+            "mode", "scopes", "audience", "fail_mode", "require_https", "csrf", "binding", "use",
+        )
+    }  # fmt: skip
 
 
 # The rights in the store

@@ -215,7 +215,7 @@ def test_a_short_run_of_the_feed_counts_every_refusal_and_every_command(temporar
     assert million["filter_bytes"] > 3000
     assert million["cutoffs"]["users"] == 3000
     assert 0 < million["sync_seconds"] < million["start_seconds"]
-    assert million["disturbed_ms"]["max"] > 0
+    assert million["calm_ms"]["max"] > 0  # so few are read before anything can be asked meanwhile
 
     assert cold["commands_per_check"] == {"with the feed": 0, "without it": 1, "memory://": 0}
     assert writes["arrived"][0] > 0

@@ -16,10 +16,11 @@ import click
 import jwt
 import pytest
 
-from loadtest import pacer, sender
+from loadtest import pacer, pieces, sender
 from loadtest.measure import Sample
 from loadtest.memory import MIB, Memory, Reading
 from loadtest.outcome import Outcome, histogram, percentiles
+from loadtest.proofs import measure_proofs
 from loadtest.report import Entry, Report, added, ratio, server_cost
 from loadtest.scenarios import ENVOY, LATENCY, Case, select
 from loadtest.subjects import OK_GRPCIO, OK_NATIVE, WARM
@@ -185,3 +186,14 @@ def test_percentiles_are_times_that_were_seen() -> None:
 
 def test_a_histogram_counts_every_request_once() -> None:
     assert histogram([0, 7, 7, 12, 123, 129, 98_765]) == {0: 1, 7: 2, 12: 1, 120: 2, 98_000: 1}
+
+
+# Proofs of possession
+
+
+def test_checks_with_a_proof_are_measured_where_they_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is refused would be cheap, and raises."""
+    monkeypatch.setattr(pieces, "ROUNDS", 1)
+    figures = measure_proofs()
+    assert all(figure > 0 for figure in figures.values())
+    assert figures["proof_es256_ratio"] > 1

@@ -301,3 +301,36 @@ def test_the_defaults_are_those_of_the_design() -> None:
     assert settings.credentials == ["header:authorization", "cookie:__Host-access"]
     assert settings.listen == ["unix:/run/authz/authz.sock", "127.0.0.1:9191"]
     assert settings.http_listen == "127.0.0.1:9192"
+
+
+# Origins
+
+
+@pytest.mark.parametrize(
+    ("text", "origin"),
+    [
+        ("https://app.example", "https://app.example"),
+        ("HTTPS://App.Example", "https://app.example"),
+        ("https://app.example:443", "https://app.example"),
+        ("http://app.example:80", "http://app.example"),
+        ("https://app.example:8443", "https://app.example:8443"),
+        ("http://[::1]:3000", "http://[::1]:3000"),
+    ],
+)
+def test_an_origin_is_kept_as_browsers_write_it(text: str, origin: str) -> None:
+    assert load(csrf={"trusted_origins": [text]}).csrf.trusted_origins == [origin]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "null", "*", "app.example", "https://", "https://app.example/", "https://app.example/a",
+        "https://*.example", "https://user@app.example", "ftp://app.example", "https://app.example:",
+        "https://app.example:x", "https://app.example:99999", "https://app.example?", "https://a b",
+        "https://b\u00fccher.example", "https://app.example#",
+    ],
+)  # fmt: skip
+def test_what_is_no_origin_is_refused(text: str) -> None:
+    """A pattern, or one that no browser would ever send, must not look as if it worked."""
+    with pytest.raises(ValidationError):
+        load(csrf={"trusted_origins": [text]})

@@ -17,6 +17,7 @@ from authz.check.verdict import (
     Decision,
     Reason,
     Verdict,
+    allow,
     allow_anonymous,
     allow_fail_open,
     deny,
@@ -149,6 +150,8 @@ class Authorizer:
         finding = self._revocations.find(verified.identity.ref, now, verified.clear)
         if isinstance(finding, Clear):
             verified.clear = finding
+            if not demands:  # nearly every check ends here, so not by way of `_conclude`
+                return policy.objection(verified.identity) or verified.allowed
         elif not isinstance(finding, (Revoked, PossiblyRevoked, Unavailable)):
             return self._conclude_later(request, policy, verified, finding, demands)
         return self._conclude(request, policy, verified, finding, demands)
@@ -221,7 +224,8 @@ class Authorizer:
                     if policy.fail_mode == "closed":
                         break
         if cause is None:
-            return verified.allowed
+            headers = tuple(header for demand in demands for header in demand.headers)
+            return allow(identity, headers) if headers else verified.allowed
         if policy.fail_mode == "closed":
             verdict = deny(Reason.STORE_UNAVAILABLE, identity=identity)
         else:

@@ -13,7 +13,8 @@ from authz.check.request import CheckRequest
 from authz.check.verdict import Reason
 
 _AUTHORIZATION = "authorization"
-_BEARER, _DPOP = "bearer", "dpop"  # RFC 9110 section 11.1: schemes are case-insensitive
+_BEARER: Literal["bearer"] = "bearer"  # RFC 9110 section 11.1: schemes are case-insensitive
+_DPOP: Literal["dpop"] = "dpop"
 _JOINED_DUPLICATE = re.compile(
     r"^(?:bearer|dpop)[ \t].*,|,[ \t]*(?:bearer|dpop)(?:[ \t]|$)", re.IGNORECASE | re.DOTALL
 )
@@ -27,6 +28,10 @@ class Credential(NamedTuple):
     scheme: Literal["bearer", "dpop"] = "bearer"
     cookie: bool = False
     """It came in a cookie and in no header: a browser sends that by itself, whoever asks it to."""
+
+    def __bool__(self) -> bool:
+        """Whether it has any text, as of a `str`."""
+        return bool(self.token)
 
 
 class CredentialFinder:
@@ -56,12 +61,12 @@ class CredentialFinder:
                 return Reason.MULTIPLE_CREDENTIALS
             for value in values:
                 token = _token_in(name, value.strip(" \t"))
-                if token is Reason.MULTIPLE_CREDENTIALS:
-                    return token
-                if isinstance(token, Reason):
-                    other_scheme = True
-                elif token is not None:
+                if isinstance(token, (str, Credential)):
                     found.append(token)
+                elif token is Reason.MULTIPLE_CREDENTIALS:
+                    return token
+                else:
+                    other_scheme = token is Reason.SCHEME_UNSUPPORTED or other_scheme
         if self._cookies:
             for line in request.header("cookie"):
                 if not any(name in line for name in self._cookies):

@@ -105,7 +105,7 @@ class Opener:
         for key in candidates:
             inside = _decrypted(token, header, key)
             if inside is not None:
-                return Opened(inside, key)
+                return Opened(_text(inside), key)
         raise BadTokenError(Reason.DECRYPTION_FAILED)
 
     def candidates(self, header: Header) -> tuple[VerificationKey, ...]:
@@ -120,7 +120,7 @@ class Opener:
                 yield from ring.keys.candidates(header.kid, header.algorithm)
 
 
-def _decrypted(token: str, header: Header, key: VerificationKey) -> str | None:
+def _decrypted(token: str, header: Header, key: VerificationKey) -> bytes | None:
     private = cast("RSAKey | ECKey", key.key)
     wrapped = token.split(".", 2)[1]
     if not (
@@ -130,13 +130,16 @@ def _decrypted(token: str, header: Header, key: VerificationKey) -> str | None:
     ):
         return None
     try:
-        plaintext = jwe.decrypt_compact(token, private, registry=_REGISTRY).plaintext
+        return jwe.decrypt_compact(token, private, registry=_REGISTRY).plaintext
     # joserfc checks what it is given in many places, and each has its own way to say no.
     except (JoseError, ValueError, TypeError, KeyError, AssertionError, UnsupportedAlgorithm):
         return None
-    if plaintext is None or not plaintext.isascii():
-        return None
-    return plaintext.decode("ascii")
+
+
+def _text(inside: bytes) -> str:
+    if not inside.isascii():
+        raise BadTokenError(Reason.TOKEN_MALFORMED)
+    return inside.decode("ascii")
 
 
 def _is_wrapped_for(key: RSAKey, wrapped: str) -> bool:

@@ -238,7 +238,7 @@ class Verifier:
 
 
 def _opener(decryption: Mapping[str, DecryptionKeys]) -> "Opener":
-    """Imported here: sidecars without encrypted tokens needn't carry joserfc."""
+    """Imported here: half a megabyte that only those with encrypted tokens need."""
     from authz.check.jwe import Opener
 
     return Opener(decryption)

@@ -99,7 +99,7 @@ def generate(
     """Write a new key file.
 
     \b
-    Examples:
+    Example:
       authz keys generate --type ec --out signing.json --public jwks.json
       authz keys generate --use enc --type ec --out decryption.json --public encryption.json
     """
@@ -175,17 +175,14 @@ def rotate(
         if activate:
             result = rotation.activate(before, keep=keep, now=now)
             done = f"{_describe(result.keys[0])} is the one in use from now on"
+        elif stage:
+            new = _new_key_like(before[0], key_type, bits, curve)
+            result = rotation.stage(before, new, now=now)
+            done = f"staged {_describe(new)}"
         else:
-            new = (
-                _new_key(key_type, bits, curve, _use_of(before[0]))
-                if key_type
-                else _new_key_like(before[0], bits, curve)
-            )
-            if stage:
-                result = rotation.stage(before, new, now=now)
-            else:
-                result = rotation.rotate(before, new, keep=keep, now=now)
-            done = f"{'staged' if stage else 'added'} {_describe(new)}"
+            new = _new_key_like(before[0], key_type, bits, curve)
+            result = rotation.rotate(before, new, keep=keep, now=now)
+            done = f"added {_describe(new)}"
         # Published before it signs: whoever sees a token of the new key can find the key. And not
         # before it opens: whoever finds the key encrypts to it.
         for_encryption = _use_of(before[0]) == "enc"
@@ -240,7 +237,12 @@ def _new_key(key_type: KeyType, bits: int | None, curve: Curve | None, use: Use)
     return generate_key(key_type, bits=bits or DEFAULT_RSA_BITS, curve=curve or "P-256", use=use)
 
 
-def _new_key_like(current: dict[str, Any], bits: int | None, curve: Curve | None) -> dict[str, Any]:
+def _new_key_like(
+    current: dict[str, Any], key_type: KeyType | None, bits: int | None, curve: Curve | None
+) -> dict[str, Any]:
+    """For the same use, and of the same type and size where nothing else is said."""
+    if key_type is not None:
+        return _new_key(key_type, bits, curve, _use_of(current))
     if bits is None and curve is None:
         return generate_like(current)
     return _new_key("rsa" if current["kty"] == "RSA" else "ec", bits, curve, _use_of(current))

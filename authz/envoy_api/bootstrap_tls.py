@@ -39,8 +39,7 @@ def transport_socket(files: DownstreamTls) -> core.TransportSocket:
     return core.TransportSocket(
         name="envoy.transport_sockets.tls",
         typed_config=AnyMessage.pack(
-            # Without `require_client_certificate`: whether one is needed is the token's and the
-            # route's matter.
-            tls.DownstreamTlsContext(common_tls_context=context)
+            # Whether a certificate is needed is the token's and the route's matter.
+            tls.DownstreamTlsContext(common_tls_context=context, require_client_certificate=False)
         ),
     )

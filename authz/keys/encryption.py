@@ -24,7 +24,7 @@ from authz.keys.keyset import KeySet, VerificationKey
 from authz.settings import ALGORITHMS, ENCRYPTION_ALGORITHMS
 
 MAX_DECRYPTING_RSA_BITS = 4096
-"""To decrypt with 2048 bits takes 0.6 ms, with 4096 four: nobody else is answered meanwhile."""
+"""To decrypt with 2048 bits takes 0.3 ms, with 4096 1.4, and nobody is answered meanwhile."""
 
 _ALGORITHM = {"RSA": "RSA-OAEP-256", "EC": "ECDH-ES"}
 _OPERATIONS = frozenset(
@@ -125,7 +125,7 @@ def _check_use(entry: Mapping[str, Any]) -> None:
 
 
 def _of_joserfc(key: object) -> object:
-    """Imported here: sidecars without encrypted tokens needn't carry the library."""
+    """Imported here: half a megabyte that only those with encrypted tokens need."""
     from joserfc.jwk import ECKey, RSAKey
 
     match key:

@@ -152,7 +152,8 @@ STORE_LOOKUPS = Metric(
 STORE_LATENCY = Metric(
     "authz_store_latency_seconds",
     "histogram",
-    "Round trips to the store that were answered, each shared by the look-ups of one turn.",
+    "Round trips to the store that were answered, each shared by the look-ups and uses of one "
+    "turn.",
 )
 STORE_BREAKER_OPEN = Metric(
     "authz_store_breaker_open",
@@ -384,8 +385,50 @@ TOKEN_SECRET_HASHES = Metric(
     "Secrets of clients that had to be hashed; each takes 20 ms of a core.",
 )
 
+TOKEN_SIGNATURES = Metric(
+    "authz_tokens_signatures_total",
+    "counter",
+    "Tokens to be signed, by result: ok, or unavailable where the key can't be used.",
+    ("result",),
+)
+TOKEN_SIGNATURE_DURATION = Metric(
+    "authz_tokens_signature_duration_seconds",
+    "histogram",
+    "Signatures that were made, the way to Vault and back included.",
+)
+TOKEN_SIGNING_KEYS = Metric(
+    "authz_tokens_signing_keys",
+    "gauge",
+    "Keys that are published, by what they do: signing, coming, older (their tokens may live).",
+    ("state",),
+)
+TOKEN_SIGNING_KEY_AGE = Metric(
+    "authz_tokens_signing_key_age_seconds",
+    "gauge",
+    "Since the key that signs began to; absent where that was not written down.",
+)
+TOKEN_SIGNING_FAILING = Metric(
+    "authz_tokens_signing_keys_failing",
+    "gauge",
+    "1 while the signing keys can't be read (Vault sealed or gone, a file damaged), else 0.",
+)
+TOKEN_SIGNING_READINGS = Metric(
+    "authz_tokens_signing_key_readings_total",
+    "counter",
+    "Attempts to read the signing keys, by result (ok, failed).",
+    ("result",),
+)
+TOKEN_ROTATIONS = Metric(
+    "authz_tokens_rotations_total",
+    "counter",
+    "Signing keys that this process was to make by schedule, by result (ok, failed).",
+    ("result",),
+)
+
 TOKEN_METRICS = (
     TOKEN_REQUESTS, TOKEN_REQUEST_DURATION, TOKENS_ISSUED, TOKEN_ERRORS, TOKEN_LIMITED,
-    TOKEN_LIMITS_SHARED, TOKEN_LIMITS_FAILURES, TOKEN_SECRET_HASHES,
+    TOKEN_LIMITS_SHARED, TOKEN_LIMITS_FAILURES, TOKEN_SECRET_HASHES, TOKEN_SIGNATURES,
+    TOKEN_SIGNATURE_DURATION, TOKEN_SIGNING_KEYS, TOKEN_SIGNING_KEY_AGE, TOKEN_SIGNING_FAILING,
+    TOKEN_SIGNING_READINGS, TOKEN_ROTATIONS,
 )  # fmt: skip
 """These, and BUILD_INFO and LOOP_LAG."""

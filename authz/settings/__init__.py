@@ -5,7 +5,7 @@ for lists): `AUTHZ_STORE__TIMEOUT=40ms`. A key that is not here is an error, in 
 Durations are numbers of seconds or text with a unit: `250ms`, `5s`, `10m`, `24h`, `7d`.
 
 `model.py` has them all; the others are its sections, those of the token service `tokens.py`,
-`signing.py` and `token_*.py`; `load.py` reads them.
+`signing.py`, `encryption.py` and `token_*.py`; `load.py` reads them.
 """
 
 from authz.settings.base import SettingsError

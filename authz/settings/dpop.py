@@ -69,7 +69,8 @@ def nonce_secret(settings: NonceSettings) -> bytes:
         if value is None:
             raise SettingsError(f"{where}: is not set")
         secret = os.fsencode(value)
-    secret = secret.removesuffix(b"\n").removesuffix(b"\r")
+    if secret.endswith(b"\n"):
+        secret = secret[:-1].removesuffix(b"\r")
     if len(secret) < MIN_NONCE_SECRET_BYTES:
         msg = f"{where}: has {len(secret)} bytes; at least {MIN_NONCE_SECRET_BYTES} are needed"
         raise SettingsError(msg)

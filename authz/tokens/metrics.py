@@ -11,6 +11,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from authz import __version__
+from authz.keys.issuing.followed import FollowedKeys
 from authz.observe import names
 from authz.observe.counters import Histogram
 from authz.tokens.clients.secret import SecretHasher
@@ -30,12 +31,14 @@ class TokenMetrics(Collector):
         throttle: Throttle,
         limiter: Limiter,
         hasher: SecretHasher,
+        signing: FollowedKeys,
         loop_lag: Histogram,
     ) -> None:
         self._figures = figures
         self._throttle = throttle
         self._limiter = limiter
         self._hasher = hasher
+        self._signing = signing
         self._loop_lag = loop_lag
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(self)
@@ -57,8 +60,20 @@ class TokenMetrics(Collector):
         yield _family(names.TOKEN_LIMITS_SHARED, {(): limiter.shared_answers})
         yield _family(names.TOKEN_LIMITS_FAILURES, {(): limiter.failures})
         yield _family(names.TOKEN_SECRET_HASHES, {(): self._hasher.hashes})
+        yield from self._of_signing()
         yield _histogram(names.LOOP_LAG, self._loop_lag)
         yield _family(names.BUILD_INFO, {(__version__, platform.python_version(), ""): 1})
+
+    def _of_signing(self) -> Iterator[Family]:
+        keys = self._signing
+        age = keys.age
+        yield _family(names.TOKEN_SIGNATURES, _by_one(keys.figures.signatures))
+        yield _histogram(names.TOKEN_SIGNATURE_DURATION, keys.figures.latency)
+        yield _family(names.TOKEN_SIGNING_KEYS, _by_one(keys.known))
+        yield _family(names.TOKEN_SIGNING_KEY_AGE, {} if age is None else {(): age})
+        yield _family(names.TOKEN_SIGNING_FAILING, {(): bool(keys.error)})
+        yield _family(names.TOKEN_SIGNING_READINGS, _by_one(keys.figures.readings))
+        yield _family(names.TOKEN_ROTATIONS, _by_one(keys.figures.rotations))
 
 
 def _by_one(values: Mapping[str, int]) -> dict[tuple[str, ...], float]:

@@ -22,6 +22,8 @@ class UsedHere:
     def __init__(self, capacity: int = MAX_NAMES) -> None:
         self._capacity = capacity
         self._by_span: dict[int, set[str]] = {}
+        self._soonest = 0
+        """The span that runs out first, of those that hold names; or one that holds none."""
         self._tidied_in = 0
         self.size = 0
         """Names held, whether or not they still count."""
@@ -37,10 +39,15 @@ class UsedHere:
         if name in names:
             return False
         names.add(name)
+        self._soonest = min(self._soonest, span)
         self.size += 1
         if self.size > self._capacity:
             self._push_out(now)
         return True
+
+    def knows(self, name: str, until: float) -> bool:
+        """Whether it was added."""
+        return name in self._by_span.get(int(until // SPAN), ())
 
     def discard(self, name: str, until: float) -> None:
         """Forget a use that did not come about."""
@@ -51,10 +58,11 @@ class UsedHere:
 
     def _push_out(self, now: float) -> None:
         """Make room for one: of those that run out first, any."""
-        span = min(span for span, names in self._by_span.items() if names)
-        self._by_span[span].pop()
+        if not self._by_span.get(self._soonest):
+            self._soonest = min(span for span, names in self._by_span.items() if names)
+        self._by_span[self._soonest].pop()
         self.size -= 1
-        self.evictions += now < (span + 1) * SPAN
+        self.evictions += now < (self._soonest + 1) * SPAN
 
     def _tidy(self, now: float) -> None:
         """Forget what ran out long ago, and empty sets: once in a span."""

@@ -1,7 +1,7 @@
 """Tokens that are bound to a key, in the pipeline: who may present them, how, and how often."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -104,12 +104,12 @@ def request(
     text: str = TOKEN,
     *proofs: str,
     scheme: str = "DPoP",
-    extensions: dict[str, str] | None = None,
+    extensions: Mapping[str, str] | None = None,
     forwarded: str | None = "https",
     **changes: Any,
 ) -> PlainRequest:
     """GET of URL with this token and these proofs. `forwarded`: `x-forwarded-proto`."""
-    headers = {"authorization": (f"{scheme} {text}",)}
+    headers: dict[str, tuple[str, ...]] = {"authorization": (f"{scheme} {text}",)}
     if proofs:
         headers["dpop"] = proofs
     if forwarded is not None:
@@ -208,7 +208,7 @@ def test_where_nothing_is_forwarded_the_scheme_of_the_request_counts() -> None:
 
 def test_behind_a_proxy_the_configured_origins_count_instead() -> None:
     dpop = DpopSettings(origins=["https://api.example", "https://APP.example:443"])
-    inside = {"host": "10.0.0.1:8080", "forwarded": "http"}
+    inside: dict[str, Any] = {"host": "10.0.0.1:8080", "forwarded": "http"}
     assert Pipeline(dpop=dpop).check(request(TOKEN, proof(), **inside)).reason is Reason.OK
     other = proof(htu="https://10.0.0.1:8080/a")
     assert Pipeline(dpop=dpop).check(request(TOKEN, other, **inside)).detail == "htu"
@@ -290,7 +290,16 @@ def test_who_has_no_nonce_is_given_one_and_may_come_back_with_it() -> None:
         assert dict(verdict.headers) == {"dpop-nonce": NONCES.make(NOW)}
     assert parse_challenge(challenge_of(verdict))[1]["error"] == "use_dpop_nonce"
     nonce = dict(verdict.headers)["dpop-nonce"]
-    assert pipeline.check(request(TOKEN, proof(nonce=nonce))).reason is Reason.OK
+    passed = pipeline.check(request(TOKEN, proof(nonce=nonce)))
+    assert (passed.reason, passed.headers) == (Reason.OK, ())
+
+
+def test_who_has_an_ageing_nonce_passes_and_is_given_the_next_one() -> None:
+    """Section 8.2: so that a client that goes on asking is never refused for it."""
+    ageing = NONCES.make(NOW - 150)
+    verdict = Pipeline(nonces=NONCES).check(request(TOKEN, proof(nonce=ageing)))
+    assert verdict.decision is Decision.ALLOW
+    assert dict(verdict.headers) == {"dpop-nonce": NONCES.make(NOW)} != {"dpop-nonce": ageing}
 
 
 def challenge_of(verdict: Verdict) -> str:

@@ -77,3 +77,30 @@ def test_a_route_that_would_not_mean_what_it_says_is_refused(config: Path, route
     )
     assert isinstance(outcome.exception, click.UsageError)
     assert "route" in str(outcome.exception)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--tls-cert", "a.pem"),
+        ("--tls-key", "a.key"),
+        ("--client-ca", "ca.pem"),
+        ("--client-ca", "ca.pem", "--tls-key", "a.key"),
+    ],
+)
+def test_half_of_what_tls_needs_is_refused(config: Path, arguments: tuple[str, ...]) -> None:
+    outcome = CliRunner().invoke(envoy, ["--config", str(config), *arguments])
+    assert outcome.exit_code == 2
+    assert "--tls-cert and --tls-key go together" in outcome.stderr
+
+
+def test_tls_for_clients_is_printed(config: Path) -> None:
+    files = ("--tls-cert", "a.pem", "--tls-key", "a.key", "--client-ca", "ca.pem")
+    outcome = CliRunner().invoke(envoy, ["--config", str(config), *files])
+    assert outcome.exit_code == 0
+    (listener,) = yaml.safe_load(outcome.stdout)["static_resources"]["listeners"]
+    context = listener["filter_chains"][0]["transport_socket"]["typed_config"]["common_tls_context"]
+    (certificate,) = context["tls_certificates"]
+    assert certificate["certificate_chain"] == {"filename": "a.pem"}
+    assert certificate["private_key"] == {"filename": "a.key"}
+    assert context["validation_context"]["trusted_ca"] == {"filename": "ca.pem"}

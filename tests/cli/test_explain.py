@@ -70,10 +70,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
 def sidecar(tmp_path_factory: pytest.TempPathFactory, server: ValkeyServer) -> Iterator[Sidecar]:
     store = {"url": server.url, "timeout": "2s"}
     folder = tmp_path_factory.mktemp("sidecar")
-    (folder / "enc.json").write_text(jwks(private_jwk(DECRYPTION, "enc")))
-    issuer = {**default_issuer(folder), "decryption": {"key_file": str(folder / "enc.json")}}
-    with Sidecar(folder, {"store": store, "issuers": [issuer]}) as sidecar:
+    with Sidecar(folder, {"store": store, "issuers": [decrypting_issuer(folder)]}) as sidecar:
         yield sidecar
+
+
+def decrypting_issuer(folder: Path) -> dict[str, Any]:
+    (folder / "enc.json").write_text(jwks(private_jwk(DECRYPTION, "enc")))
+    return {**default_issuer(folder), "decryption": {"key_file": str(folder / "enc.json")}}
 
 
 def token(**overrides: Any) -> str:
@@ -84,7 +87,7 @@ def configure(folder: Path, url: str, **settings: Any) -> Path:
     store = {"url": url, "connect_timeout": "300ms"}
     path = folder / "authz.yaml"
     path.write_text(
-        yaml.safe_dump({"issuers": [default_issuer(folder)], "store": store, **settings})
+        yaml.safe_dump({"issuers": [decrypting_issuer(folder)], "store": store, **settings})
     )
     return path
 

@@ -161,7 +161,7 @@ def test_rotate_in_two_steps_publishes_before_it_signs(run: Run) -> None:
         assert done.code == 1
         assert "is staged" in done.err
     done = run("keys", "rotate", "signing.json", "--activate", "--public", "jwks.json")
-    assert f"signs from now on: ES256 key {new}" in done.out
+    assert f"ES256 key {new} is the one in use from now on" in done.out
     assert kids("signing.json") == kids("jwks.json") == [new, old]
     assert run("keys", "rotate", "signing.json", "--activate").code == 1
 

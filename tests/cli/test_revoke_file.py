@@ -321,8 +321,8 @@ def test_lines_of_a_shard_that_stays_away_fail_and_are_not_lost(
 def test_where_the_store_goes_away_it_stops_soon_and_goes_on_later(
     command: Command, cluster: ValkeyCluster
 ) -> None:
-    """No line has failed by that."""
-    command.configure(url=cluster.url, write_timeout="1s", connect_timeout="300ms")
+    """No line has failed by that. Freezing all nodes takes a moment, the time of a write more."""
+    command.configure(url=cluster.url, write_timeout="4s", connect_timeout="300ms")
     command.write(*(by_jti(n) for n in range(MANY)))
     process = command.start()
     wait_until(lambda: command.settled > 1000, "well under way", timeout=60)
@@ -330,7 +330,7 @@ def test_where_the_store_goes_away_it_stops_soon_and_goes_on_later(
         cluster.freeze(node)
     started = time.monotonic()
     out, err = process.communicate(timeout=60)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 20
     cluster.heal()
     assert (process.returncode, out) == (1, "")
     assert err.count("\n") == 1

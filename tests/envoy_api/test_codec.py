@@ -363,6 +363,15 @@ def resident() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def test_an_allow_may_tell_the_client_something_which_the_upstream_is_not_told() -> None:
+    response = answer(allow(ALICE, (("dpop-nonce", "n"),)))
+    assert response.ok_response is not None
+    (told,) = response.ok_response.response_headers_to_add
+    assert told.header is not None
+    assert (told.header.key, told.header.value) == ("dpop-nonce", "n")
+    assert "dpop-nonce" not in headers_of(response)
+
+
 # Answers that deny
 
 
@@ -378,9 +387,17 @@ def test_a_denial_has_its_status_reason_and_headers(reason: Reason) -> None:
     headers = headers_of(response)
     assert headers["content-type"] == "application/json"
     if reason.value.status in {401, 403}:
-        assert parse_challenge(headers["www-authenticate"])[0] == "Bearer"
+        assert parse_challenge(headers["www-authenticate"])[0] in {"Bearer", "DPoP"}
     if reason.value.status == 503:
         assert headers["retry-after"] == "1"
+
+
+def test_a_denial_may_tell_more_in_headers_which_the_next_one_does_not_repeat() -> None:
+    """As a nonce, which is another each time, beside a form that is kept."""
+    for nonce in ("one", "two"):
+        response = answer(deny(Reason.NONCE_REQUIRED, headers=(("dpop-nonce", nonce),)))
+        assert headers_of(response)["dpop-nonce"] == nonce
+    assert "dpop-nonce" not in headers_of(answer(deny(Reason.NONCE_REQUIRED)))
 
 
 def test_a_denial_names_the_request() -> None:

@@ -1,5 +1,6 @@
 """Tokens that are bound to a key, through the real Envoy, at a sidecar of either transport."""
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +12,14 @@ from typing import Any
 import pytest
 from check.challenge import parse_challenge
 
+from authz.check.nonce import Nonces
+from authz.envoy_api.bootstrap import as_mapping, build_bootstrap
+from authz.settings import Settings
 from support import http
 from support.dpop import ProofKey
 from support.envoy import Envoy, ExtAuthz
 from support.jwks import ec_key
+from support.ports import LOOPBACK, free_port
 from support.sidecar import Sidecar
 from support.transports import TRANSPORTS, good_token
 from support.upstream import Upstream
@@ -74,23 +79,10 @@ def gates(
 
 
 def gate(
-    folder: Path,
-    store: ValkeyServer,
-    upstream: Upstream,
-    stack: ExitStack,
-    transport: str,
-    **settings: Any,
+    folder: Path, store: ValkeyServer, upstream: Upstream, stack: ExitStack, transport: str
 ) -> Gate:
-    sidecar = stack.enter_context(
-        Sidecar(
-            folder / "sidecar",
-            {
-                "transport": transport,
-                "store": {"url": store.url, "timeout": "500ms"},
-                **settings,
-            },
-        )
-    )
+    settings = {"transport": transport, "store": {"url": store.url, "timeout": "500ms"}}
+    sidecar = stack.enter_context(Sidecar(folder / "sidecar", settings))
     wait_until(lambda: sidecar.status()["store"]["connected"], "connected")
     envoy = Envoy.for_sidecar(
         folder / "envoy",
@@ -140,18 +132,41 @@ def test_a_proof_works_once_however_many_try_it_at_both_sidecars(gates: dict[str
 def test_a_nonce_is_asked_for_and_taken(
     tmp_path: Path, store: ValkeyServer, upstream: Upstream
 ) -> None:
-    """RFC 9449 section 9: 401 with a nonce, and the same request again with it."""
-    (tmp_path / "nonce.secret").write_bytes(b"n" * 32)
+    """RFC 9449 section 9: 401 with a nonce, and the same request again with it; an ageing one
+    passes, and the answer brings the next. Envoy is set as `authz envoy` says.
+    """
+    (tmp_path / "nonce.secret").write_text("n" * 32)
+    nonce = {"secret_file": str(tmp_path / "nonce.secret"), "lifetime": "1h"}
     token = bound_token()
-    nonce = {"secret_file": str(tmp_path / "nonce.secret")}
-    with ExitStack() as stack:
-        at = gate(tmp_path, store, upstream, stack, "native", dpop={"nonce": nonce})
-        refused = at.get(token, proof_for(token))
-        assert (refused.status, outcome(refused)) == (401, "nonce_required")
-        challenge = parse_challenge(refused.header("www-authenticate") or "")
-        assert challenge[1]["error"] == "use_dpop_nonce"
-        given = refused.header("dpop-nonce")
-        assert outcome(at.get(token, proof_for(token, nonce=given, iat=1))) == "allow"
+    with Sidecar(
+        tmp_path / "sidecar",
+        {"store": {"url": store.url, "timeout": "500ms"}, "dpop": {"nonce": nonce}},
+    ) as sidecar:
+        wait_until(lambda: sidecar.status()["store"]["connected"], "connected")
+        with shipped_envoy(tmp_path / "envoy", sidecar, upstream) as envoy:
+            at = Gate(sidecar, envoy)
+            refused = at.get(token, proof_for(token))
+            assert (refused.status, outcome(refused)) == (401, "nonce_required")
+            challenge = parse_challenge(refused.header("www-authenticate") or "")
+            assert challenge[1]["error"] == "use_dpop_nonce"
+            given = refused.header("dpop-nonce")
+            passed = at.get(token, proof_for(token, nonce=given, iat=1))
+            assert (outcome(passed), passed.header("dpop-nonce")) == ("allow", None)
+            ageing = Nonces(b"n" * 32, 3600).make(time.time() - 1800)
+            passed = at.get(token, proof_for(token, nonce=ageing))
+            assert (outcome(passed), passed.header("dpop-nonce")) == ("allow", given)
+
+
+def shipped_envoy(folder: Path, sidecar: Sidecar, upstream: Upstream) -> Envoy:
+    """With the bootstrap that `authz envoy` prints."""
+    port, admin_port = free_port(), free_port()
+    bootstrap = build_bootstrap(
+        Settings.model_validate(sidecar.settings),
+        listen=f"{LOOPBACK}:{port}",
+        upstream=f"{LOOPBACK}:{upstream.port}",
+        admin=f"{LOOPBACK}:{admin_port}",
+    )
+    return Envoy(folder, as_mapping(bootstrap), port=port, admin_port=admin_port)
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

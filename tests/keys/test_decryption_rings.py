@@ -109,7 +109,7 @@ def test_a_file_that_opens_nothing_stops_the_start(
 
 
 def test_joserfc_is_loaded_by_whom_it_is_for_and_by_nobody_else(tmp_path: Path) -> None:
-    """It costs each process megabytes."""
+    """It costs each process half a megabyte."""
     program = (
         "import sys; from authz import sidecar; from authz.keys.manager import KeyRings; "
         "from authz.check.verifier import Verifier; "

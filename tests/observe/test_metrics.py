@@ -41,6 +41,7 @@ class Ring:
 
     def __init__(self, issuer: str, age: float | None, *, failing: bool) -> None:
         self.issuer = issuer
+        self.use = "sig"
         self.refreshed = 4
         self.refreshes_failed = 2
         self.failing = failing
@@ -124,9 +125,7 @@ def metrics(tmp_path: Path) -> Metrics:
         lookups={"clear": 20, "timeout": 2},
         store_latency=store.latency,
         store=Store(),
-        uses=SimpleNamespace(
-            results={"first": 6, "used_here": 2}, here=SimpleNamespace(size=6, evictions=1)
-        ),
+        uses=SimpleNamespace(results={"first": 6, "used_here": 2}, remembered=6, evictions=1),
         exposed={"revoked": 3, "failed": 2, "dropped": 0},
         audit=audit,
         reconciler=SimpleNamespace(
@@ -214,13 +213,13 @@ def test_the_figures_of_the_parts_are_shown(metrics: Metrics) -> None:
         "authz_reconciled_requests_after_total": 5,
         "authz_reconcile_pending": 7,
         "authz_reconcile_dropped_total": 1,
-        "authz_key_set_age_seconds['https://issuer.example']": 60,
-        f"authz_key_set_failing[{odd}]": 1,
-        "authz_key_refreshes_total['failed', 'https://issuer.example']": 2,
+        "authz_key_set_age_seconds['https://issuer.example', 'sig']": 60,
+        f"authz_key_set_failing[{odd}, 'sig']": 1,
+        "authz_key_refreshes_total['failed', 'https://issuer.example', 'sig']": 2,
     }
     assert {name: found.get(name) for name in expected} == expected
     assert found["authz_filter_bytes"] > 0
-    assert f"authz_key_set_age_seconds[{odd}]" not in found  # never obtained: no age
+    assert f"authz_key_set_age_seconds[{odd}, 'sig']" not in found  # never obtained: no age
 
 
 def test_what_never_happened_is_shown_as_zero(metrics: Metrics) -> None:
@@ -263,7 +262,12 @@ def test_the_readme_tables_every_metric() -> None:
     table = re.findall(r"^\| `(authz_\w+)` \| (\w+) \| (.*) \| (.+) \|$", readme, re.MULTILINE)
     assert table == [
         (one.name, one.kind, ", ".join(f"`{label}`" for label in one.labels), one.meaning)
-        for one in (*names.METRICS, *names.WORKER_METRICS, *names.RELAY_METRICS)
+        for one in (
+            *names.METRICS,
+            *names.WORKER_METRICS,
+            *names.RELAY_METRICS,
+            *names.TOKEN_METRICS,
+        )
     ]
 
 

@@ -10,7 +10,8 @@ from support.grpc import check_request
 NAMES = (
     "authorization", "Authorization", "cookie", "x-request-id", "x-authz-subject",
     "x-authz-decision", "x-authz-other", "X-Authz-Scopes", "x_authz_subject", "x-authz", ":path",
-    "content-type", "x-forwarded-for", "x-other",
+    "content-type", "x-forwarded-for", "x-forwarded-proto", "origin", "sec-fetch-site", "upgrade",
+    "dpop", "x-other",
 )  # fmt: skip
 """Names of headers that mean something to a sidecar, and some that look like it."""
 
@@ -20,6 +21,10 @@ EXTENSIONS: dict[str, Sequence[str]] = {
     "authz.audience": ("api", "orders", ""),
     "authz.scopes": ("read", "read write", "admin", "", " read  write "),
     "authz.scope": ("admin",),
+    "authz.require_https": ("true", "false", "yes"),
+    "authz.csrf": ("false", "true", "off"),
+    "authz.binding": ("required", "optional", "dpop"),
+    "authz.use": ("many", "twice"),  # not once: what one sidecar used up the other can't
     "other.service": ("x", "ü"),
 }
 """Context extensions: settings of a route, good, bad, and other people's."""
@@ -73,6 +78,8 @@ def check_requests(tokens: Sequence[str]) -> st.SearchStrategy[bytes]:
         "host": _text,
         "request_id": st.one_of(st.just("1234567890"), _text, st.just("i" * 300)),
         "source": st.sampled_from(["127.0.0.1", "2001:db8::1", ""]),
+        "scheme": st.sampled_from(["http", "https", ""]),
+        "certificate": st.one_of(st.just(""), _text),
         "extensions": st.dictionaries(
             st.sampled_from(list(EXTENSIONS)), st.just(""), max_size=3
         ).flatmap(

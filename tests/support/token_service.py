@@ -68,13 +68,17 @@ class TokenServer:
             **settings,
         }
         self.config = folder / "tokens.yaml"
-        self.config.write_text(yaml.safe_dump(self.settings))
+        self.write_config()
         self.process = ChildProcess(
             [sys.executable, "-m", "authz", "tokens", "--config", self.config],
             log=folder / "tokens.log",
             env={"PYTHONWARNINGS": "error"},
         )
         self.http = httpx.Client(base_url=self.url, timeout=10, trust_env=False)
+
+    def write_config(self) -> None:
+        """Write `settings` to the file again, for the next start."""
+        self.config.write_text(yaml.safe_dump(self.settings))
 
     def start(self) -> Self:
         if not self.signing_file.exists():
@@ -114,7 +118,9 @@ class TokenServer:
         who = {"client_id": client} | ({} if secret is None else {"client_secret": secret})
         return self.http.post("/oauth2/token", data={**who, **form})
 
-    def exchange(self, client: str, subject_token: str, **form: Any) -> httpx.Response:
+    def exchange(
+        self, client: str, subject_token: str, secret: str | None = SECRET, **form: Any
+    ) -> httpx.Response:
         """Log in a user with an assertion."""
         given = {
             "grant_type": TOKEN_EXCHANGE,
@@ -122,7 +128,7 @@ class TokenServer:
             "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
             **form,
         }
-        return self.token(client, **given)
+        return self.token(client, secret, **given)
 
     def stop(self) -> int:
         code = self.process.stop()

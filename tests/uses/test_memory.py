@@ -57,6 +57,16 @@ def test_where_there_is_no_room_what_runs_out_first_leaves() -> None:
     assert here.add("short", NOW + 100, NOW)
 
 
+def test_what_runs_out_sooner_than_what_left_before_is_next() -> None:
+    here = UsedHere(capacity=3)
+    for name in "abc":
+        here.add(name, NOW + 1000, NOW)
+    here.add("d", NOW + 5000, NOW)  # one of the three left
+    here.add("sooner", NOW + 100, NOW)  # and leaves as it comes
+    assert here.add("sooner", NOW + 100, NOW)
+    assert not here.add("d", NOW + 5000, NOW)
+
+
 def test_what_leaves_when_it_no_longer_counts_is_no_eviction() -> None:
     here = UsedHere(capacity=1)
     here.add("a", NOW, NOW)

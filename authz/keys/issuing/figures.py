@@ -1,6 +1,7 @@
 """What signing counts, for metrics: plain integers."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from authz.keys.signer import Signer, SigningUnavailableError
@@ -27,9 +28,13 @@ class SigningFigures:
 class CountedSigner:
     """A signer whose signatures are counted."""
 
-    __slots__ = ("_figures", "_signer", "algorithm", "kid")
+    __slots__ = ("_figures", "_signer", "_unavailable", "algorithm", "kid")
 
-    def __init__(self, signer: Signer, figures: SigningFigures) -> None:
+    def __init__(
+        self, signer: Signer, figures: SigningFigures, unavailable: Callable[[], None]
+    ) -> None:
+        """`unavailable` is called whenever the key can't be used."""
+        self._unavailable = unavailable
         self.kid = signer.kid
         self.algorithm = signer.algorithm
         self._signer = signer
@@ -42,6 +47,7 @@ class CountedSigner:
             signature = await self._signer.sign(signing_input)
         except SigningUnavailableError:
             self._figures.signatures["unavailable"] += 1
+            self._unavailable()
             raise
         self._figures.signatures["ok"] += 1
         self._figures.latency.observe(time.perf_counter() - began)

@@ -75,6 +75,7 @@ class FollowedKeys:
         self._verification = KeySet()
         self._told: tuple[str, ...] = ()
         self._failures = 0
+        self._doubted = False
         self._rotate_after = clock() + self._later
         self._reading = asyncio.Lock()
         self._wake = asyncio.Event()
@@ -108,7 +109,7 @@ class FollowedKeys:
         if signing is None:
             why = self.error or "no key signs; add one with `authz keys rotate`"
             raise SigningUnavailableError(f"{self._store.where}: {why}", retry_after=UNKNOWN_RETRY)
-        return CountedSigner(self._held[signing].signer, self.figures)
+        return CountedSigner(self._held[signing].signer, self.figures, self._doubt)
 
     def jwks(self) -> dict[str, Any]:
         """As `SigningKeys.jwks`."""
@@ -134,8 +135,8 @@ class FollowedKeys:
         self._wake.set()
 
     def status(self) -> dict[str, Any]:
-        """As `SigningKeys.status`."""
-        now = self._planned()
+        """As `SigningKeys.status`. From any thread."""
+        now = self._plan
         return {
             "source": self._store.setting,
             "where": self._store.where,
@@ -148,26 +149,29 @@ class FollowedKeys:
             "rotations": dict(self.figures.rotations),
         }
 
-    # ---- for metrics
+    # ---- for metrics, from any thread
 
     @property
     def known(self) -> dict[str, int]:
         """How many keys there are, by what they do."""
-        now = self._planned()
-        moment = self._clock()
-        begins = [self._held[name].times for name in now.published if name != now.signing]
-        coming = sum(
-            one.staged or (one.signs_from is not None and one.signs_from > moment) for one in begins
-        )
-        signing = int(now.signing is not None)
-        return {"signing": signing, "coming": coming, "older": len(begins) - coming}
+        now, moment = self._plan, self._clock()
+        times = [key.times for key in self._order if key.times.name in now.published]
+        others = [one for one in times if one.name != now.signing]
+        coming = sum(one.staged or (one.signs_from or 0) > moment for one in others)
+        return {
+            "signing": int(now.signing is not None),
+            "coming": coming,
+            "older": len(others) - coming,
+        }
 
     @property
     def age(self) -> float | None:
         """Seconds since the key that signs began to; None where that isn't known."""
-        signing = self._planned().signing
-        begin = None if signing is None else self._held[signing].times.signs_from
-        return None if begin is None else max(0.0, self._clock() - begin)
+        signing = self._plan.signing
+        begins = [key.times.signs_from for key in self._order if key.times.name == signing]
+        if not begins or begins[0] is None:
+            return None
+        return max(0.0, self._clock() - begins[0])
 
     # ---- following
 
@@ -216,11 +220,19 @@ class FollowedKeys:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._pause()):
                     await self._wake.wait()
-                    continue  # it was read meanwhile: another pause
+                    if not self._doubted:
+                        continue  # it was read meanwhile: another pause
+            self._doubted = False
             self._planned()
             if self._rotates() and self._clock() >= self._due():
                 await self._rotate()
             await self.refresh()
+
+    def _doubt(self) -> None:
+        """A key can't be used: see at once what is the case, unless that is known."""
+        if not self._failures and not self._doubted:
+            self._doubted = True
+            self._wake.set()
 
     def _pause(self) -> float:
         """Seconds until there is something to do without being asked."""

@@ -3,6 +3,8 @@
 from typing import Any
 
 from limits.aio.storage import RedisClusterStorage, RedisStorage, Storage
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from authz.revocation.redis.client import connector, node_options
 from authz.settings import StoreSettings, store_url_parts
@@ -28,11 +30,10 @@ def open_storage(settings: StoreSettings) -> Storage | None:
     hosts = ",".join(f"{host}:{port}" for host, port in nodes)
     options: dict[str, Any] = {
         **node_options(settings),
-        # A call that fails once falls to the local counters; the next ones find the new map.
-        "cluster_error_retry_attempts": 1,
+        # Once more after the map was read again. What fails then falls to the local counters.
+        "retry": Retry(NoBackoff(), 1),
         "require_full_coverage": False,
     }
-    del options["retry"]
     return RedisClusterStorage(
         f"async+redis+cluster://{hosts}", implementation="redispy", key_prefix=PREFIX, **options
     )
@@ -40,6 +41,10 @@ def open_storage(settings: StoreSettings) -> Storage | None:
 
 async def close_storage(storage: Storage | None) -> None:
     """Let go of its connections. The library has no way of its own for that."""
-    if isinstance(storage, RedisStorage):
-        client: Any = storage.bridge.get_connection()  # type: ignore[attr-defined]
+    if not isinstance(storage, RedisStorage):
+        return
+    client: Any = storage.bridge.get_connection()  # type: ignore[attr-defined]
+    if isinstance(storage, RedisClusterStorage):
         await client.aclose()
+    else:
+        await client.aclose(close_connection_pool=True)

@@ -1,5 +1,6 @@
 """Keys of the transit engine, in a real OpenBao: it signs, and the private key never leaves it."""
 
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -23,6 +24,15 @@ path "transit/sign/{0}" {{ capabilities = ["update"] }}
 ROTATES = """
 path "transit/keys/{0}/rotate" {{ capabilities = ["update"] }}
 """
+
+
+README = Path(__file__).parents[3] / "authz/keys/README.md"
+
+
+def test_the_readme_has_these_policies() -> None:
+    written = " ".join(README.read_text().split())
+    for line in (POLICY + ROTATES).format("tokens").strip().splitlines():
+        assert " ".join(line.split()) in written
 
 
 async def issue(keys: FollowedKeys) -> tuple[str, str]:
@@ -54,7 +64,7 @@ async def test_what_vault_signs_is_verified_by_what_is_published(
     (published,) = keys.jwks()["keys"]
     assert not {"d", "p", "q", "dp", "dq", "qi", "k"} & published.keys()
     (verifying,) = keys.verification()
-    assert (verifying.kid, verifying.algorithms) == (kid, {algorithm})
+    assert (verifying.kid, set(verifying.algorithms)) == (kid, {algorithm})
 
 
 async def test_a_version_that_an_operator_makes_is_published_before_it_signs(

@@ -11,17 +11,18 @@ from conftest import StartCluster
 
 from authz.revocation.feed.feed import Feed
 from authz.revocation.known.knowledge import Knowledge
-from authz.revocation.record import Clear, Revoked
+from authz.revocation.record import Clear, Revoked, Unavailable
 from authz.revocation.store import StoreError
 from authz.settings import FeedSettings
+from authz.uses.record import FIRST, Use
 from support.cluster import Node, ValkeyCluster
 from support.revocations import BUCKETS, Opened, of_token, of_user, opened, token_ref
 from support.valkey import ValkeyServer
 from support.waiting import eventually
 
 CHECKING = (
-    "resetchannels &jwt:* %R~jwt:* +mget +get +hmget +xrange +scan +pexpiretime +subscribe "
-    "+asking +ping +client|setname +cluster|slots"
+    "resetchannels &jwt:* %R~jwt:* %W~jwt:*:used:* +set +mget +get +hmget +xrange +scan "
+    "+pexpiretime +subscribe +asking +ping +client|setname +cluster|slots"
 )
 REVOKING = (
     "resetchannels &jwt:* ~jwt:* +evalsha +eval +get +set +pexpiretime +xadd +xrange +hmget +hset "
@@ -46,7 +47,7 @@ def test_the_readme_has_them() -> None:
 
 
 async def test_the_smallest_rights_to_check_and_to_revoke(start_cluster: StartCluster) -> None:
-    """A sidecar needs none to write, and nobody any beyond the keys `jwt:*`."""
+    """A sidecar needs none to write but what was used, and nobody any beyond the keys `jwt:*`."""
     cluster = start_cluster(
         users={"checking": f"on >pw {CHECKING}", "revoking": f"on >pw {REVOKING}"}
     )
@@ -61,6 +62,7 @@ async def test_the_smallest_rights_to_check_and_to_revoke(start_cluster: StartCl
         await revokes.store.revoke_user(of_user(refs[1], time.time() + 1))
         assert isinstance(await checks.find(refs[0]), Revoked)
         assert isinstance(await checks.find(refs[1]), Revoked)
+        assert await use(checks, MOVING) == FIRST
         started = time.monotonic()
         with pytest.raises(StoreError, match="the store refused: NoPermissionError"):
             await checks.store.revoke_token(of_token(refs[2]))
@@ -79,6 +81,7 @@ async def test_the_smallest_rights_on_a_single_server(tmp_path: Path) -> None:
             assert await follows(feed, revokes)
             await revokes.store.revoke_token(of_token(ref))
             assert isinstance(await checks.find(ref), Revoked)
+            assert await use(checks, 0) == FIRST
 
 
 async def test_none_of_the_rights_to_revoke_can_be_spared(start_cluster: StartCluster) -> None:
@@ -123,6 +126,8 @@ async def test_none_of_the_rights_to_check_can_be_spared(start_cluster: StartClu
                 if not await told.store.connect():
                     return False
                 if await told.find(token_ref(bucket=MOVING)) != Clear():
+                    return False
+                if await use(told, MOVING) != FIRST:
                     return False
                 async with following(told) as feed:
                     return await follows(feed, revokes)
@@ -171,6 +176,13 @@ async def follows(feed: Feed, revokes: Opened) -> bool:
     await revokes.store.revoke_token(of_token(token_ref(bucket=0)))
     await eventually(lambda: refused() or feed.figures.entries["pushed"] > pushed, "a push")
     return not refused()
+
+
+async def use(told: Opened, bucket: int) -> Use:
+    """Use a thing that was never used."""
+    name = token_ref().token
+    answer = told.store.use(bucket, name, time.time() + 60)
+    return answer if isinstance(answer, Unavailable) else await answer
 
 
 async def half_move(cluster: ValkeyCluster) -> None:

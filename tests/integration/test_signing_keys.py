@@ -1,0 +1,213 @@
+"""Signing keys that change while tokens are issued and used: the token service, sidecars, Envoy."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+
+from support import http
+from support.envoy import Envoy, ExtAuthz
+from support.openbao import OpenBao
+from support.sidecar import Sidecar
+from support.token_service import ISSUER, TokenServer, new_client
+from support.upstream import Upstream
+from support.valkey import ValkeyServer
+from support.waiting import wait_until
+
+PUBLISH_AHEAD = 2.0
+"""Seconds: twice as long as this sidecar keeps keys in the test of a rotation."""
+
+
+@dataclass
+class World:
+    """A token service, and a sidecar behind Envoy that trusts it."""
+
+    service: TokenServer
+    sidecar: Sidecar
+    envoy: Envoy
+    client: str
+
+    def issue(self) -> str:
+        answer = self.service.token(self.client, grant_type="client_credentials")
+        assert answer.status_code == 200, answer.text
+        token: str = answer.json()["access_token"]
+        return token
+
+    def use(self, token: str) -> tuple[int, str]:
+        """Status, and the reason of a denial."""
+        answer = http.request(self.envoy.port, token=token)
+        return answer.status, "" if answer.status == 200 else answer.json()["reason"]
+
+    def published(self) -> list[str]:
+        return [
+            key["kid"] for key in self.service.http.get("/.well-known/jwks.json").json()["keys"]
+        ]
+
+    def authz(self, *arguments: str) -> str:
+        """`authz keys …` with the service's settings; what it prints."""
+        command = [sys.executable, "-m", "authz", "keys", *arguments, "--config"]
+        done = subprocess.run(
+            [*command, self.service.config], check=False, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+def kid(token: str) -> str:
+    return str(jwt.get_unverified_header(token)["kid"])
+
+
+class Worlds:
+    """Makes them, and ends them."""
+
+    def __init__(self, folder: Path, valkey: ValkeyServer, upstream: Upstream) -> None:
+        self._folder = folder
+        self._valkey = valkey
+        self._upstream = upstream
+        self._made: list[Any] = []
+
+    def start(self, signing: dict[str, Any] | None = None, *, refresh: str = "300s") -> World:
+        folder = self._folder / str(len(self._made))
+        service = TokenServer(folder, self._valkey.url)
+        service.settings["tokens"]["signing"] |= signing or {}
+        if signing and "vault" in signing:
+            del service.settings["tokens"]["signing"]["key_file"]
+        service.write_config()
+        self._made.append(service)
+        service.start()
+        client = new_client()
+        service.add(client)
+        issuer = {
+            "issuer": ISSUER,
+            "audiences": ["api"],
+            "algorithms": ["ES256"],
+            "keys": {"jwks_url": f"{service.url}/.well-known/jwks.json", "refresh": refresh},
+        }
+        sidecar = Sidecar(
+            folder / "sidecar", {"store": {"url": self._valkey.url}, "issuers": [issuer]}
+        )
+        self._made.append(sidecar)
+        sidecar.start()
+        envoy = Envoy.for_sidecar(
+            folder / "envoy",
+            sidecar=sidecar.socket,
+            upstream_port=self._upstream.port,
+            ext_authz=ExtAuthz(),
+        )
+        self._made.append(envoy)
+        envoy.start()
+        wait_until(lambda: sidecar.status()["feed"]["live"], "the feed is live")
+        return World(service, sidecar, envoy, client.id)
+
+    def stop(self) -> None:
+        for one in reversed(self._made):
+            one.stop()
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory: pytest.TempPathFactory, upstream: Upstream) -> Iterator[Worlds]:
+    folder = tmp_path_factory.mktemp("worlds")
+    with ValkeyServer(folder / "valkey") as valkey:
+        worlds = Worlds(folder, valkey, upstream)
+        yield worlds
+        worlds.stop()
+
+
+@pytest.fixture(scope="module")
+def openbao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
+    with OpenBao(tmp_path_factory.mktemp("openbao")) as openbao:
+        yield openbao
+
+
+@pytest.fixture(scope="module")
+def world_of_vault(
+    worlds: Worlds, openbao: OpenBao, tmp_path_factory: pytest.TempPathFactory
+) -> World:
+    """Its keys are in the transit engine."""
+    openbao.transit("tokens", "ecdsa-p256")
+    token = openbao.token(tmp_path_factory.mktemp("token"))
+    vault = {"address": openbao.address, "key": "tokens", "token_file": str(token)}
+    return worlds.start({"vault": vault})
+
+
+def test_a_rotation_under_load_costs_no_token(worlds: Worlds) -> None:
+    """A token is issued and used, and each of the last few is used again, all the time: before the
+    rotation, while the next key is only published, when it begins to sign, and after.
+    """
+    world = worlds.start({"publish_ahead": PUBLISH_AHEAD}, refresh="1s")
+    tokens = [world.issue()]
+    first = kid(tokens[0])
+    printed = world.authz("rotate")
+    published_at = time.monotonic()
+    assert "it signs in 2s" in printed
+    deadline = time.monotonic() + 15
+    while sum(kid(token) != first for token in tokens) < 20:
+        assert time.monotonic() < deadline, "the next key signs"
+        tokens.append(world.issue())
+        for token in (*tokens[:1], *tokens[-3:]):
+            assert world.use(token) == (200, ""), (first, kid(token), len(tokens))
+    assert time.monotonic() - published_at > PUBLISH_AHEAD - 0.5
+    assert set(world.published()) == {kid(token) for token in tokens}
+    assert world.sidecar.metric("authz_checks_total", verdict="deny") == 0
+
+
+def withdraw(world: World, leaked: str) -> None:
+    """Its tokens are refused within seconds, and the service goes on with another key."""
+    token = world.issue()
+    assert kid(token) == leaked
+    assert world.use(token) == (200, "")
+    printed = world.authz("withdraw", leaked)
+    began = time.monotonic()
+    assert f"withdrawn {leaked}\n" in printed
+    assert "told all sidecars to fetch their keys" in printed
+    wait_until(lambda: world.use(token) == (401, "key_unknown"), "the leaked key is refused")
+    assert time.monotonic() - began < 6
+    assert leaked not in world.published()
+    wait_until(lambda: kid(world.issue()) != leaked, "another key signs")
+    assert world.use(world.issue()) == (200, "")
+    assert world.use(token) == (401, "key_unknown")
+
+
+def test_a_key_withdrawn_from_a_file_is_refused_everywhere_within_seconds(worlds: Worlds) -> None:
+    """Although sidecars keep keys for five minutes."""
+    world = worlds.start()
+    withdraw(world, world.published()[0])
+
+
+def test_a_key_withdrawn_from_vault_is_refused_everywhere_within_seconds(
+    world_of_vault: World,
+) -> None:
+    withdraw(world_of_vault, world_of_vault.published()[0])
+
+
+def test_while_vault_is_sealed_nothing_is_issued_and_what_was_issued_goes_on(
+    world_of_vault: World, openbao: OpenBao
+) -> None:
+    world = world_of_vault
+    token = world.issue()
+    assert world.use(token) == (200, "")
+    openbao.seal()
+    try:
+        answer = world.service.token(world.client, grant_type="client_credentials")
+        assert answer.status_code == 503
+        assert int(answer.headers["retry-after"]) > 0
+        assert answer.json()["error"] == "temporarily_unavailable"
+        assert world.published() == [kid(token)]
+        assert world.use(token) == (200, "")
+        assert world.service.metric("authz_tokens_signatures_total", result="unavailable") >= 1
+        wait_until(
+            lambda: world.service.metric("authz_tokens_signing_keys_failing") == 1, "it shows"
+        )
+    finally:
+        openbao.unseal()
+    wait_until(
+        lambda: world.service.token(world.client, grant_type="client_credentials").is_success,
+        "issues again",
+    )
+    assert world.use(world.issue()) == (200, "")

@@ -1,0 +1,143 @@
+"""The whole way, through the real Envoy: a token that the service gave is let through, refreshed,
+and refused everywhere once it was taken back.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+from integration.conftest import PATIENT_STORE, Deploy, Deployment
+
+from authz.tokens.clients.client import REFRESH_TOKEN, Client
+from support.cluster import ValkeyCluster
+from support.token_service import (
+    ISSUER,
+    TokenServer,
+    app,
+    assertion,
+    login_service,
+)
+from support.waiting import wait_until
+
+
+@dataclass(frozen=True)
+class World:
+    tokens: TokenServer
+    deployment: Deployment
+    cluster: ValkeyCluster
+    login: Client
+    app: Client
+
+    def call(self, token: str) -> int:
+        """The status that Envoy answers to a request with this token."""
+        return self.deployment.get("/hello", token=token).status
+
+    def is_refused(self, token: str) -> None:
+        """Wait for it: a revocation is known to the sidecar within milliseconds."""
+        wait_until(lambda: self.call(token) == 401, "the token is refused")
+
+    def log_in(self, subject: str) -> dict[str, str]:
+        said = assertion(self.login, subject, azp=self.app.id)
+        answer = self.tokens.exchange(self.app.id, said, None)
+        assert answer.status_code == 200, answer.text
+        return answer.json()  # type: ignore[no-any-return]
+
+    def refresh(self, token: str) -> tuple[int, dict[str, str]]:
+        answer = self.tokens.token(self.app.id, None, grant_type=REFRESH_TOKEN, refresh_token=token)
+        return answer.status_code, answer.json()
+
+
+@pytest.fixture(scope="module")
+def world(
+    tmp_path_factory: pytest.TempPathFactory, deploy: Deploy, _shared_cluster: ValkeyCluster
+) -> Iterator[World]:
+    """The token service, and a sidecar that trusts it by its published keys."""
+    store = {"url": _shared_cluster.url, "write_timeout": "1s", **PATIENT_STORE}
+    folder = tmp_path_factory.mktemp("tokens")
+    with TokenServer(folder, _shared_cluster.url, {"refresh_grace": 0}, store=store) as tokens:
+        keys = {"jwks_url": f"{tokens.url}/.well-known/jwks.json"}
+        trusted = {
+            "issuer": ISSUER,
+            "audiences": ["api"],
+            "algorithms": ["ES256"],
+            "keys": keys,
+        }
+        deployment = deploy({"issuers": [trusted]}, routes={})
+        login, public = login_service(), app(scopes=("read", "sessions"))
+        tokens.add(login)
+        tokens.add(public)
+        yield World(tokens, deployment, _shared_cluster, login, public)
+
+
+def test_a_reused_refresh_token_takes_everything_of_its_session_along(world: World) -> None:
+    """Log in by exchange, call, refresh, call; then somebody comes with the old refresh token: one
+    of the two is a thief, so both are out (RFC 9700 section 4.14.2). Other sessions go on.
+    """
+    elsewhere = world.log_in("alice")
+    first = world.log_in("alice")
+    assert world.call(first["access_token"]) == 200
+    status, second = world.refresh(first["refresh_token"])
+    assert status == 200
+    assert world.call(second["access_token"]) == 200
+    assert world.call(first["access_token"]) == 200  # good until it expires
+
+    status, body = world.refresh(first["refresh_token"])
+    assert (status, body["error"]) == (400, "invalid_grant")
+    for token in (first["access_token"], second["access_token"]):
+        world.is_refused(token)
+    assert world.refresh(second["refresh_token"])[0] == 400
+    assert world.call(elsewhere["access_token"]) == 200
+    assert world.refresh(elsewhere["refresh_token"])[0] == 200
+
+
+def test_log_out_everywhere_refuses_all_that_was_issued_and_nothing_after(world: World) -> None:
+    """Also a token that is issued in the very second of the log-out."""
+    phone, laptop, other = world.log_in("bob"), world.log_in("bob"), world.log_in("carol")
+    for one in (phone, laptop, other):
+        assert world.call(one["access_token"]) == 200
+    answer = world.tokens.http.delete(
+        "/users/bob/sessions", headers={"authorization": f"Bearer {phone['access_token']}"}
+    )
+    assert answer.json() == {"ended": 2}
+    again = world.log_in("bob")
+    for one in (phone, laptop):
+        world.is_refused(one["access_token"])
+        assert world.refresh(one["refresh_token"])[0] == 400
+    assert world.call(again["access_token"]) == 200
+    assert world.call(other["access_token"]) == 200
+
+
+def test_issuing_goes_on_after_a_failover_and_says_503_meanwhile(world: World) -> None:
+    """kill -9 of a master while users log in: every answer is a session that lasts, or 503 with
+    Retry-After.
+    """
+    lasting: list[dict[str, str]] = []
+    statuses: list[int] = []
+    dead = world.cluster.masters[0]
+
+    def log_in() -> None:
+        said = assertion(world.login, f"user-{len(statuses)}")
+        answer = world.tokens.exchange(world.login.id, said)
+        statuses.append(answer.status_code)
+        if answer.status_code == 200:
+            lasting.append(answer.json())
+            return
+        assert answer.status_code == 503, answer.text
+        assert answer.json()["error"] == "temporarily_unavailable"
+        assert int(answer.headers["retry-after"]) >= 1
+
+    for _ in range(20):
+        log_in()
+    world.cluster.kill(dead)
+    deadline = time.monotonic() + 20
+    while statuses[-30:] != [200] * 30 or len(statuses) < 50:
+        log_in()
+        assert time.monotonic() < deadline, statuses
+    assert not dead.up
+    for token in lasting:
+        refreshed = world.tokens.token(
+            world.login.id, grant_type=REFRESH_TOKEN, refresh_token=token["refresh_token"]
+        )
+        assert refreshed.status_code == 200, refreshed.text
+    world.cluster.heal()

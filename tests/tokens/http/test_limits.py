@@ -1,0 +1,129 @@
+"""Whoever asks too often is told when to come back, with Redis and without."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import httpx
+import pytest
+
+from authz.tokens.clients.client import CLIENT_CREDENTIALS, REFRESH_TOKEN, Client
+from support.token_service import (
+    NO_LIMITS,
+    TokenServer,
+    app,
+    assertion,
+    login_service,
+    new_client,
+)
+from support.valkey import ValkeyServer
+
+LIMITS = {
+    **NO_LIMITS,
+    "issue_client": "5/hour",
+    "issue_user": "2/hour",
+    "refresh_user": "3/hour",
+    "failures_client": "3/hour",
+    "failures_user": "2/hour",
+    "failures_address": "6/hour",
+}
+
+
+@dataclass(frozen=True)
+class Limited:
+    server: TokenServer
+    valkey: ValkeyServer
+
+    def add(self, client: Client) -> Client:
+        self.server.add(client)
+        return client
+
+    def token(self, client: Client, secret: str | None = None, address: str = "") -> httpx.Response:
+        """client_credentials, from this address."""
+        form = {"grant_type": CLIENT_CREDENTIALS, "client_id": client.id}
+        given = {} if secret is None else {"client_secret": secret}
+        headers = {"x-forwarded-for": address} if address else {}
+        return self.server.http.post("/oauth2/token", data={**form, **given}, headers=headers)
+
+
+@pytest.fixture(scope="module")
+def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Limited]:
+    folder = tmp_path_factory.mktemp("limited")
+    tokens = {"limits": LIMITS, "trusted_hops": 1}
+    with (
+        ValkeyServer(folder / "valkey") as valkey,
+        TokenServer(
+            folder, valkey.url, tokens, store={"url": valkey.url, "write_timeout": "500ms"}
+        ) as server,
+    ):
+        yield Limited(server, valkey)
+
+
+def assert_limited(answer: httpx.Response, what: str) -> None:
+    assert answer.status_code == 429, answer.text
+    assert answer.json()["error"] == "too_many_requests"
+    assert what in answer.json()["error_description"]
+    assert 1 <= int(answer.headers["retry-after"]) <= 3600
+
+
+def test_a_client_gets_so_many_tokens(limited: Limited) -> None:
+    client, other = limited.add(new_client()), limited.add(new_client())
+    secret = "a-secret-of-a-test-client-which-is-no-secret"
+    for _ in range(5):
+        assert limited.token(client, secret).status_code == 200
+    assert_limited(limited.token(client, secret), "client")
+    assert limited.token(other, secret).status_code == 200
+
+
+def test_a_user_logs_in_and_refreshes_so_often(limited: Limited) -> None:
+    login, public = limited.add(login_service()), limited.add(app())
+    given = {}
+    for _ in range(2):
+        said = assertion(login, "alice", azp=public.id)
+        answer = limited.server.exchange(public.id, said, None)
+        assert answer.status_code == 200, answer.text
+        given = answer.json()
+    said = assertion(login, "alice", azp=public.id)
+    assert_limited(limited.server.exchange(public.id, said, None), "user")
+    for _ in range(3):
+        form = {"grant_type": REFRESH_TOKEN, "refresh_token": given["refresh_token"]}
+        answer = limited.server.token(public.id, None, **form)
+        assert answer.status_code == 200, answer.text
+        given = answer.json()
+    form = {"grant_type": REFRESH_TOKEN, "refresh_token": given["refresh_token"]}
+    assert_limited(limited.server.token(public.id, None, **form), "user")
+
+
+def test_whoever_guesses_secrets_is_stopped_and_its_owner_is_not(limited: Limited) -> None:
+    """Or anybody could lock a client out by naming it."""
+    client = limited.add(new_client())
+    secret = "a-secret-of-a-test-client-which-is-no-secret"
+    assert limited.token(client, secret, "192.0.2.1").status_code == 200
+    for n in range(3):
+        assert limited.token(client, "guess", f"192.0.2.{n + 10}").status_code == 401
+    assert_limited(limited.token(client, "guess", "192.0.2.20"), "client")
+    assert limited.token(client, secret, "192.0.2.1").status_code == 200
+
+
+def test_an_address_that_guesses_is_stopped_whomever_it_names(limited: Limited) -> None:
+    """By what the trusted proxy says, not by what the client says. An IPv6 site counts as one."""
+    for n in range(6):
+        forged = f"{n}.{n}.{n}.{n}, 2001:db8:0:1::{n}"
+        assert limited.token(new_client(f"none-{n}"), "guess", forged).status_code == 401
+    assert_limited(limited.token(new_client("none"), "guess", "2001:db8:0:1:f::"), "address")
+    assert limited.token(new_client("none"), "guess", "2001:db8:0:2::1").status_code == 401
+    assert limited.server.metric("authz_tokens_limited_total", limit="failures_address") == 1
+
+
+def test_without_redis_guessing_is_still_limited_and_nothing_is_issued(limited: Limited) -> None:
+    """503 with Retry-After for what needs the store, 429 for whoever asks too often."""
+    client = limited.add(new_client())
+    limited.valkey.kill()
+    secret = "a-secret-of-a-test-client-which-is-no-secret"
+    answer = limited.token(client, secret, "198.51.100.7")
+    assert (answer.status_code, answer.json()["error"]) == (503, "temporarily_unavailable")
+    assert int(answer.headers["retry-after"]) >= 1
+    assert limited.server.metric("authz_tokens_limits_shared") == 0
+    assert limited.server.metric("authz_tokens_errors_total", error="store") >= 1
+    assert limited.server.admin("/readyz").status_code == 200
+    assert limited.server.http.get("/.well-known/jwks.json").json()["keys"]
+    limited.valkey.restart()
