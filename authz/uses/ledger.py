@@ -48,9 +48,9 @@ class Ledger:
         """Use a thing, which nobody can do again. At once where memory holds the answer, else an
         awaitable. Never raises for a failure of the store.
 
-        A check waits for the store for `store.timeout` in all, so `waited` says for how long it has,
-        in seconds. `unavailable`: what the store said to this check before; it isn't asked again, and
-        this is the answer where memory has none.
+        A check waits for the store for `store.timeout` in all, so `waited` says for how many
+        seconds it has. `unavailable`: what the store said to this check before; it isn't asked
+        again, and this is the answer where memory has none.
 
         `name`: 43 characters of a digest, scoped by what kind of thing it is. `until`: when it
         can't be used any more in any case, the same each time. `now`. Seconds since 1970.
