@@ -102,7 +102,8 @@ class Sidecar:
             )
         )
         self._revocations.use(self._store, None if self._feed is None else self._feed.remembers)
-        self._ledger = Ledger(None if isinstance(self._store, MemoryStore) else self._store)
+        self.ledger = Ledger(None if isinstance(self._store, MemoryStore) else self._store)
+        """What works once; several workers tell each other of it."""
         self._audit = AuditLog(settings.audit)
         pending = Pending()
         recorder = FailOpenRecorder(
@@ -128,7 +129,7 @@ class Sidecar:
                 exposed=None if self._exposed is None else self._exposed.tell,
                 nonces=open_nonces(settings.dpop),
             ),
-            ledger=self._ledger,
+            ledger=self.ledger,
             recorder=recorder,
             clock=time.time,
         )
@@ -147,7 +148,7 @@ class Sidecar:
             lookups=self._revocations.results,
             store_latency=store_counters.latency,
             store=None if isinstance(self._store, MemoryStore) else self._store,
-            uses=self._ledger,
+            uses=self.ledger,
             exposed={} if self._exposed is None else self._exposed.results,
             audit=self._audit,
             reconciler=self._reconciler,
@@ -244,7 +245,7 @@ class Sidecar:
             else {"waiting": self._exposed.waiting, **self._exposed.results},
             "feed": None if self._feed is None else self._feed.status(),
             "store": self._store.status(),
-            "uses": {"remembered": self._ledger.here.size, **self._ledger.results},
+            "uses": {"remembered": self.ledger.remembered, **self.ledger.results},
             "keys": self._keys.status(),
             "audit": self._audit.status(),
             "reconciler": self._reconciler.status(),

@@ -22,9 +22,9 @@ _port = click.IntRange(1, 65535)
 def demo(once: bool, port: int | None, redis_port: int | None, http_port: int | None) -> None:
     """Show authz at work with a real Envoy and Valkey.
 
-    Takes a tour: no token, a good one, a revoked one, Redis stopped, Redis back. Then it stays up
-    and prints commands to try. Nothing is left behind. Exits with 1, naming the step, where one
-    came out otherwise than said.
+    Takes a tour: no token, a good one, a revoked one, log-in and log-out everywhere, Redis stopped,
+    Redis back. Then it stays up and prints commands to try. Nothing is left behind. Exits with 1,
+    naming the step, where one came out otherwise than said.
 
     \b
     Example:

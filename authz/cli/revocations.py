@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from authz.check.claims import identity_of, is_header_text
 from authz.check.envelope import is_encrypted
 from authz.check.jose import BadTokenError, require_compact_form, take_apart
-from authz.keys.manager import KeyRings
+from authz.keys.decryption import DecryptionRings
 from authz.revocation.record import Note, bucket_of, token_digest, user_digest
 from authz.revocation.store import Revocation, TokenRevocation, UserRevocation
 from authz.settings import MAX_LEEWAY, MAX_LIFETIME, Settings, SettingsError
@@ -106,18 +106,18 @@ class Reader:
         from authz.check.jwe import Opener  # with joserfc
 
         if self._opener is None:
-            rings = KeyRings(self._settings)
+            rings = DecryptionRings(self._settings.issuers)
             try:
-                rings.load_decryption()
+                rings.load()
             except SettingsError as error:
                 raise BadRevocationError("token", f"it is encrypted, and {error}") from None
-            if not rings.decryption:
+            if not rings.by_issuer:
                 raise BadRevocationError(
                     "token",
                     "it is encrypted, and no issuer in the settings has decryption.key_file; "
                     "name it by issuer and jti",
                 )
-            self._opener = Opener(rings.decryption)
+            self._opener = Opener(rings.by_issuer)
         return self._opener
 
     def _require_configured(self, issuer: object, field: str) -> None:

@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 
 from authz.cli.errors import CommandError
+from authz.demo.login import EXCHANGE, JWT
 from authz.demo.narrator import Narrator
 from authz.demo.signals import START_REDIS, STOP_REDIS, Signals, StopRequestedError
-from authz.demo.stage import ISSUER, LOOPBACK, SOCKET, Ports, Programs, Stage
+from authz.demo.stage import ISSUER, LOGIN_CLIENT, LOOPBACK, SOCKET, Ports, Programs, Stage
 from authz.demo.tour import TOKENS, TOUR, take_tour
 
 IDLE_POLL = 0.1
@@ -64,6 +65,9 @@ def _set_up(stage: Stage, narrator: Narrator) -> None:
     with narrator.working("starting Valkey"):
         stage.start_valkey()
     narrator.started(f"Valkey on {LOOPBACK}:{stage.ports.valkey}")
+    with narrator.working("starting the token service"):
+        stage.start_tokens()
+    narrator.started(f"the token service on {stage.tokens_url}, and a login service that it knows")
     with narrator.working("starting the sidecar"):
         stage.start_sidecar()
     narrator.started(
@@ -126,8 +130,23 @@ def suggestions(stage: Stage) -> list[tuple[str, str]]:
             "a token of your own",
             f"{authz} token issue {config} --key {shlex.quote(str(stage.key))} --subject you",
         ),
+        ("log in as you, by the word of a login service", _log_in(stage, curl, authz)),
+        ("all that the token service can do", f"{curl} {stage.tokens_url}/openapi.json"),
         (
             "what the sidecar knows",
             f"{curl} http://{LOOPBACK}:{stage.ports.sidecar_http}/status",
         ),
     ]
+
+
+def _log_in(stage: Stage, curl: str, authz: str) -> str:
+    """An assertion is signed as any token is, here by the login service's key."""
+    assertion = (
+        f"{authz} token issue --key {shlex.quote(str(stage.login_key))} --issuer {LOGIN_CLIENT}"
+        f" --audience {ISSUER} --subject you --expires-in 60s"
+    )
+    return (
+        f'{curl} -u "{LOGIN_CLIENT}:$(cat {shlex.quote(str(stage.login_secret))})"'
+        f" {stage.tokens_url}/oauth2/token -d grant_type={EXCHANGE}"
+        f' -d subject_token_type={JWT} -d "subject_token=$({assertion})"'
+    )

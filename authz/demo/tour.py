@@ -1,20 +1,24 @@
 """The tour: what the demo shows, step by step, each checked against what it says."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 
 from authz.cli.errors import CommandError
+from authz.demo import sessions_tour
 from authz.demo.narrator import Narrator
 from authz.demo.processes import POLL
+from authz.demo.show import (
+    REVOKED,
+    UNAUTHORIZED,
+    Show,
+    Step,
+    StepError,
+    ask_until_refused,
+    expect,
+    expect_let_through,
+    outcome,
+)
 from authz.demo.stage import Answer, Stage
 
-OK = 200
-UNAUTHORIZED = 401
-REVOKED = "token_revoked"
-REVOCATION_TIMEOUT = 5.0
-"""Seconds; the promise is 2 for a sidecar that can reach Redis."""
 STALE_TIMEOUT = 10.0
 """Seconds until a sidecar without Redis no longer relies on what it knows; `max_staleness` is 2."""
 RECOVERY_TIMEOUT = 15.0
@@ -36,50 +40,18 @@ first seen while Redis is down, Frank's is revoked before that and first seen th
 Erin's are for the reader to try."""
 
 
-class StepError(Exception):
-    """A step came out otherwise than said. The text says how."""
-
-
-@dataclass(frozen=True, slots=True)
-class Show:
-    """Where a step acts and speaks."""
-
-    stage: Stage
-    narrator: Narrator
-
-    @contextmanager
-    def asking(self, what: str) -> Iterator[None]:
-        """Say what is asked, and that it is under way."""
-        self.narrator.fact("asked", what)
-        with self.narrator.working("waiting for the answer"):
-            yield
-
-    def came(self, text: str) -> None:
-        self.narrator.fact("came", text)
-
-    def took(self, seconds: float, since: str) -> None:
-        self.narrator.fact("took", f"{seconds * 1000:.0f} ms after {since}")
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    title: str
-    run: Callable[[Show], None]
-    """Raises StepError where the title isn't true."""
-
-
 def no_token(show: Show) -> None:
     with show.asking("GET /hello, without a token"):
         answer = show.stage.ask()
-    show.came(_outcome(answer))
-    _expect(answer, UNAUTHORIZED, "token_missing")
+    show.came(outcome(answer))
+    expect(answer, UNAUTHORIZED, "token_missing")
 
 
 def good_token(show: Show) -> None:
     with show.asking("GET /hello, with Alice's token"):
         answer = show.stage.ask("alice")
-    show.came(_outcome(answer))
-    _expect_let_through(answer, "alice", "allow")
+    show.came(outcome(answer))
+    expect_let_through(answer, "alice", "allow")
 
 
 def forged_header(show: Show) -> None:
@@ -87,8 +59,8 @@ def forged_header(show: Show) -> None:
         "GET /hello, with Alice's token and x-authz-subject: admin, x-authz-role: root"
     ):
         answer = show.stage.ask("alice", {"x-authz-subject": "admin", "x-authz-role": "root"})
-    show.came(_outcome(answer))
-    _expect_let_through(answer, "alice", "allow")
+    show.came(outcome(answer))
+    expect_let_through(answer, "alice", "allow")
     if answer.upstream_saw("x-authz-role") is not None:
         raise StepError("the client's x-authz-role reached the upstream")
 
@@ -96,22 +68,22 @@ def forged_header(show: Show) -> None:
 def revoked(show: Show) -> None:
     with show.asking("authz revoke --token <Alice's>, then GET /hello with it until it is refused"):
         show.stage.revoke_token("alice")
-        answer, waited = _ask_until_refused(show.stage, "alice")
-    show.came(_outcome(answer))
+        answer, waited = ask_until_refused(show.stage, "alice")
+    show.came(outcome(answer))
     show.took(waited, "`authz revoke` returned")
-    _expect(answer, UNAUTHORIZED, REVOKED)
+    expect(answer, UNAUTHORIZED, REVOKED)
 
 
 def logged_out(show: Show) -> None:
     for name in ("bob-phone", "bob-laptop"):
-        _expect_let_through(show.stage.ask(name), "bob", "allow")
+        expect_let_through(show.stage.ask(name), "bob", "allow")
     with show.asking("authz revoke --user bob, then GET /hello with each of Bob's two tokens"):
         show.stage.revoke_user("bob")
         for name in ("bob-phone", "bob-laptop"):
-            answer, waited = _ask_until_refused(show.stage, name)
-            show.came(f"{name}: {_outcome(answer)}")
+            answer, waited = ask_until_refused(show.stage, name)
+            show.came(f"{name}: {outcome(answer)}")
             show.took(waited, "`authz revoke` returned" if name == "bob-phone" else "that")
-            _expect(answer, UNAUTHORIZED, REVOKED)
+            expect(answer, UNAUTHORIZED, REVOKED)
 
 
 def redis_stopped(show: Show) -> None:
@@ -130,10 +102,10 @@ def redis_stopped(show: Show) -> None:
             return answers[-1].upstream_saw("x-authz-decision") == "fail-open"
 
         waited = show.stage.processes.wait_until(fails_open, "its failing open", STALE_TIMEOUT)
-    show.came(_outcome(answers[0]))
-    show.came(_outcome(answers[-1]))
+    show.came(outcome(answers[0]))
+    show.came(outcome(answers[-1]))
     show.took(waited, "Redis was stopped")
-    _expect_let_through(answers[-1], "carol", "fail-open")
+    expect_let_through(answers[-1], "carol", "fail-open")
     show.narrator.fact("audit", _record_of(show, answers[-1], "fail_open", before))
 
 
@@ -141,8 +113,8 @@ def still_revoked(show: Show) -> None:
     for name, known in (("alice", "used before"), ("frank", "never used so far")):
         with show.asking(f"GET /hello, with {TOKENS[name].title()}'s revoked token, {known}"):
             answer = show.stage.ask(name)
-        show.came(_outcome(answer))
-        _expect(answer, UNAUTHORIZED, REVOKED)
+        show.came(outcome(answer))
+        expect(answer, UNAUTHORIZED, REVOKED)
 
 
 def redis_back(show: Show) -> None:
@@ -160,9 +132,9 @@ def redis_back(show: Show) -> None:
         waited = show.stage.processes.wait_until(
             allowed, "the sidecar's return to Redis", RECOVERY_TIMEOUT
         )
-    show.came(_outcome(answers[-1]))
+    show.came(outcome(answers[-1]))
     show.took(waited, "Redis was back")
-    _expect_let_through(answers[-1], "carol", "allow")
+    expect_let_through(answers[-1], "carol", "allow")
     with show.narrator.working("waiting for the second look at what was let through"):
         show.stage.processes.wait_until(
             lambda: any("reconciled" in line for line in show.stage.audit_records()[before:]),
@@ -175,8 +147,8 @@ def redis_back(show: Show) -> None:
 def kept(show: Show) -> None:
     with show.asking("GET /hello, with Frank's token"):
         answer = show.stage.ask("frank")
-    show.came(_outcome(answer))
-    _expect(answer, UNAUTHORIZED, REVOKED)
+    show.came(outcome(answer))
+    expect(answer, UNAUTHORIZED, REVOKED)
 
 
 def _record_of(show: Show, answer: Answer, event: str, before: int) -> str:
@@ -194,6 +166,7 @@ TOUR = (
     Step("a client can't give itself an identity", forged_header),
     Step("a revoked token is refused", revoked),
     Step("log-out everywhere refuses all tokens of a user", logged_out),
+    *sessions_tour.STEPS,
     Step("with Redis stopped a good token is let through, after 2 s on record", redis_stopped),
     Step("with Redis stopped every revoked token stays refused", still_revoked),
     Step("with Redis back nothing fails open any more, and the record is completed", redis_back),
@@ -225,51 +198,3 @@ def _with_cause(why: str, stage: Stage) -> str:
             return why if str(death) in why else f"{why}; {death}"
         time.sleep(POLL)
     return why
-
-
-def _ask_until_refused(stage: Stage, name: str) -> tuple[Answer, float]:
-    """The refusal and the seconds until it; StepError after REVOCATION_TIMEOUT."""
-    answers: list[Answer] = []
-
-    def refused() -> bool:
-        answers.append(stage.ask(name))
-        return answers[-1].status != OK
-
-    try:
-        waited = stage.processes.wait_until(refused, "its refusal", REVOCATION_TIMEOUT)
-    except CommandError:
-        if answers and answers[-1].status == OK:
-            raise StepError(
-                f"the token of {TOKENS[name]} still passes {REVOCATION_TIMEOUT:g} s later"
-            ) from None
-        raise
-    return answers[-1], waited
-
-
-def _outcome(answer: Answer) -> str:
-    """`401 token_revoked: the token was revoked`, or 200 and what the upstream saw of authz."""
-    if answer.status == OK:
-        seen = ", ".join(
-            f"{name}: {answer.upstream_saw(name)}"
-            for name in ("x-authz-subject", "x-authz-decision")
-        )
-        return f"200, the upstream saw {seen}"
-    what = str(answer.body.get("error_description", ""))
-    return f"{answer.status} {answer.reason}: {what}"
-
-
-def _expect(answer: Answer, status: int, reason: str) -> None:
-    if (answer.status, answer.reason) != (status, reason):
-        raise StepError(f"expected {status} {reason}, got {_outcome(answer)}")
-    if not answer.headers.get("www-authenticate", "").startswith("Bearer "):
-        raise StepError("the refusal has no WWW-Authenticate: Bearer challenge")
-
-
-def _expect_let_through(answer: Answer, subject: str, decision: str) -> None:
-    seen = (
-        answer.status,
-        answer.upstream_saw("x-authz-subject"),
-        answer.upstream_saw("x-authz-decision"),
-    )
-    if seen != (OK, subject, decision):
-        raise StepError(f"expected 200 for {subject} as {decision}, got {_outcome(answer)}")

@@ -10,11 +10,12 @@ from typing import Any
 
 import structlog
 
+from authz.keys.decryption import DecryptionRings
 from authz.keys.errors import KeySourceError
-from authz.keys.local import DecryptionFile, JwksFile, LocalSource, SecretFile, SecretVariable
+from authz.keys.local import JwksFile, LocalSource, SecretFile, SecretVariable
 from authz.keys.remote import Discovery, JwksUrl, RemoteSource, is_exposed, tls_context
-from authz.keys.ring import KeyRing
-from authz.keys.watch import watch_files
+from authz.keys.ring import KeyRing, load_ring
+from authz.keys.watch import report_end, watch_files
 from authz.observe import events
 from authz.settings import IssuerSettings, Settings, SettingsError
 
@@ -56,12 +57,8 @@ class KeyRings:
             for issuer in settings.issuers
         }
         self.by_issuer: Mapping[str, KeyRing] = MappingProxyType(rings)
-        decryption = {
-            issuer.issuer: KeyRing(issuer.issuer, source, clock=clock)
-            for issuer in settings.issuers
-            if (source := _decryption_source(issuer)) is not None
-        }
-        self.decryption: Mapping[str, KeyRing] = MappingProxyType(decryption)
+        self._opening = DecryptionRings(settings.issuers, clock=clock)
+        self.decryption: Mapping[str, KeyRing] = self._opening.by_issuer
         """By issuer, of those whose encrypted tokens are accepted."""
         self._tasks: list[asyncio.Task[None]] = []
         self._reading = asyncio.Lock()
@@ -79,30 +76,26 @@ class KeyRings:
 
         SettingsError: one of them, or a `ca_file`, can't be used. Its line names the setting.
         """
+        self._opening.load()
         for position, issuer in enumerate(self._settings.issuers):
             prefix = f"issuers.{position}.keys"
             ring = self.by_issuer[issuer.issuer]
             if isinstance(ring.source, LocalSource):
-                _load(ring, ring.source, f"{prefix}.{ring.source.setting}")
+                load_ring(ring, ring.source, f"{prefix}.{ring.source.setting}")
             elif issuer.keys.ca_file is not None:
                 _check_ca_file(issuer, f"{prefix}.ca_file")
-            self._load_decryption(issuer, f"issuers.{position}.decryption")
             if isinstance(ring.source, RemoteSource) and is_exposed(_url(issuer)):
                 log.warning(
                     events.KEYS_FETCHED_IN_THE_CLEAR, issuer=issuer.issuer, where=ring.source.where
                 )
 
-    def load_decryption(self) -> None:
-        """Of all that `load` reads, only what opens encrypted tokens. SettingsError likewise."""
-        for position, issuer in enumerate(self._settings.issuers):
-            self._load_decryption(issuer, f"issuers.{position}.decryption")
-
     async def start(self) -> None:
         """Begin to fetch and to watch; call `load` before. Returns when every URL has been tried
         once, at the latest after `START_LIMIT`. Never fails: what can't be had now is tried again.
         """
+        await self._opening.start()
         first: list[asyncio.Event] = []
-        files: list[tuple[SecretFile | JwksFile | DecryptionFile, float]] = []
+        files: list[tuple[SecretFile | JwksFile, float]] = []
         for issuer in self._settings.issuers:
             ring = self.by_issuer[issuer.issuer]
             if isinstance(ring.source, SecretFile | JwksFile):
@@ -111,9 +104,6 @@ class KeyRings:
                 tried = asyncio.Event()
                 first.append(tried)
                 self._spawn(_keep_fetching(ring, issuer.keys.refresh, tried))
-            decryption = _decryption_source(issuer)
-            if decryption is not None:
-                files.append((decryption, issuer.keys.refresh))
         if files:
             paths = [source.path for source, _ in files]
             idle = min(refresh for _, refresh in files)
@@ -130,6 +120,7 @@ class KeyRings:
         last good keys.
         """
         fetches = [ring.fetch() for ring in self._remote()]
+        await self._opening.reload()
         await self._reread()
         for fetch in fetches:
             await fetch
@@ -140,6 +131,7 @@ class KeyRings:
 
     async def aclose(self) -> None:
         """End everything that `start` began. The rings keep their keys."""
+        await self._opening.aclose()
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -180,7 +172,7 @@ class KeyRings:
     async def _reread(self) -> None:
         """Read all local sources. One at a time: of two readings the later must win."""
         async with self._reading:
-            for ring in self.all:
+            for ring in self.by_issuer.values():
                 if not isinstance(ring.source, LocalSource):
                     continue
                 try:
@@ -189,14 +181,9 @@ class KeyRings:
                 except KeySourceError as error:
                     ring.fail(error)
 
-    def _load_decryption(self, issuer: IssuerSettings, prefix: str) -> None:
-        ring = self.decryption.get(issuer.issuer)
-        if ring is not None and isinstance(ring.source, LocalSource):
-            _load(ring, ring.source, f"{prefix}.{ring.source.setting}")
-
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)
-        task.add_done_callback(_report_end)
+        task.add_done_callback(report_end)
         self._tasks.append(task)
 
 
@@ -231,28 +218,8 @@ def _source(issuer: IssuerSettings) -> LocalSource | RemoteSource:
     return Discovery(issuer.issuer, algorithms, limit=keys.timeout, ca_file=keys.ca_file)
 
 
-def _decryption_source(issuer: IssuerSettings) -> DecryptionFile | None:
-    if issuer.decryption is None:
-        return None
-    return DecryptionFile(issuer.decryption.key_file, frozenset(issuer.decryption.algorithms))
-
-
 def _url(issuer: IssuerSettings) -> str:
     return issuer.keys.jwks_url or issuer.issuer
-
-
-def _load(ring: KeyRing, source: LocalSource, setting: str) -> None:
-    try:
-        parsed = source.read()
-    except KeySourceError as error:
-        raise SettingsError(f"{setting}: {source.where}: {error}") from None
-    if not parsed.keys:
-        # A set without keys is an answer later on, when keys were taken out. At start it is a
-        # mistake: nothing could ever be let through.
-        why = f" ({parsed.warnings[0]})" if parsed.warnings else ""
-        wanted = ", ".join(sorted(source.algorithms))
-        raise SettingsError(f"{setting}: {source.where}: holds no key for {wanted}{why}")
-    ring.accept(parsed)
 
 
 def _check_ca_file(issuer: IssuerSettings, setting: str) -> None:
@@ -260,11 +227,3 @@ def _check_ca_file(issuer: IssuerSettings, setting: str) -> None:
         tls_context(issuer.keys.ca_file)
     except KeySourceError as error:
         raise SettingsError(f"{setting}: {issuer.keys.ca_file}: {error}") from None
-
-
-def _report_end(task: asyncio.Task[None]) -> None:
-    """These tasks run until they are cancelled. One that ends otherwise would leave keys to age
-    unseen.
-    """
-    if not task.cancelled() and task.exception() is not None:
-        log.error(events.KEYS_TASK_ENDED, exc_info=task.exception())

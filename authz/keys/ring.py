@@ -14,6 +14,7 @@ from authz.keys.keyset import KeySet
 from authz.keys.local import DecryptionFile, LocalSource
 from authz.keys.remote import RemoteSource
 from authz.observe import events
+from authz.settings import SettingsError
 
 REFETCH_INTERVAL = 10.0
 """Seconds between fetches that tokens of unknown `kid` may cause. Anybody can send such tokens; six
@@ -181,6 +182,23 @@ class KeyRing:
             "source": self.source.setting,
             "where": self.source.where,
         }
+
+
+def load_ring(ring: KeyRing, source: LocalSource, setting: str) -> None:
+    """Read a ring's source for the first time. SettingsError: it can't be used; the line begins
+    with the `setting`.
+    """
+    try:
+        parsed = source.read()
+    except KeySourceError as error:
+        raise SettingsError(f"{setting}: {source.where}: {error}") from None
+    if not parsed.keys:
+        # A set without keys is an answer later on, when keys were taken out. At start it is a
+        # mistake: nothing could ever be let through.
+        why = f" ({parsed.warnings[0]})" if parsed.warnings else ""
+        wanted = ", ".join(sorted(source.algorithms))
+        raise SettingsError(f"{setting}: {source.where}: holds no key for {wanted}{why}")
+    ring.accept(parsed)
 
 
 def _release(waiter: asyncio.Future[None]) -> None:

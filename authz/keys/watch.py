@@ -120,3 +120,11 @@ async def _watch_until_moved(
             finally:
                 changes.cancel()
                 await asyncio.wait([changes])
+
+
+def report_end(task: asyncio.Task[None]) -> None:
+    """These tasks run until they are cancelled. One that ends otherwise would leave keys to age
+    unseen.
+    """
+    if not task.cancelled() and task.exception() is not None:
+        log.error(events.KEYS_TASK_ENDED, exc_info=task.exception())

@@ -9,7 +9,6 @@ from authz.addresses import require_http_url
 from authz.durations import Duration
 from authz.settings.base import Section
 from authz.settings.limits import (
-    ENCRYPTION_ALGORITHMS,
     MAX_LIFETIME,
     Algorithm,
     EncryptionAlgorithm,
@@ -62,7 +61,7 @@ class DecryptionSettings(Section):
 
     key_file: Path
     """Private keys, a JWK Set of `authz keys generate --use enc`. Watched."""
-    algorithms: list[EncryptionAlgorithm] = Field(default=[*ENCRYPTION_ALGORITHMS], min_length=1)
+    algorithms: list[EncryptionAlgorithm] = Field(default=["RSA-OAEP-256", "ECDH-ES"], min_length=1)
     """How the key of a token may be conveyed; the content is always A256GCM."""
     required: bool = False
     """Refuse the issuer's tokens that aren't encrypted."""

@@ -109,6 +109,8 @@ class Revoked(Enum):
     """Not ours, expired or revoked already: the client is told that all is well (section 2.2)."""
     OTHER_CLIENT = "other_client"
     """Refused: it was issued to another client (section 2.1)."""
+    ENCRYPTED = "encrypted"
+    """Refused: it may be ours and live, but only its audience can read it (section 2.2.1)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,10 +73,12 @@ class TokenIssuer:
         buckets: int,
         leeway: float,
         encrypt: Callable[[str, Sequence[str]], str] | None = None,
+        decrypt: Callable[[str], str] | None = None,
         entropy: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         """`buckets` and `leeway` (seconds) as the sidecars have them. `encrypt`: an access token
-        for these audiences, encrypted where they want that. `entropy`: so many random bytes.
+        for these audiences, encrypted where they want that. `decrypt`: the token in such a one,
+        where the key is here. `entropy`: so many random bytes.
         """
         self.figures = Figures()
         self._settings = settings
@@ -84,7 +86,9 @@ class TokenIssuer:
         self._ahead = max(leeway, MIN_AHEAD)
         self._entropy = entropy
         self._mint = Mint(settings.issuer, keys, encrypt)
-        self._own = OwnTokens(settings.issuer, keys.verification, leeway=leeway, buckets=buckets)
+        self._own = OwnTokens(
+            settings.issuer, keys.verification, leeway=leeway, buckets=buckets, decrypt=decrypt
+        )
         self._sessions = Sessions(scripts, buckets)
         self._changes = Changes(self._sessions, self.figures, entropy)
 
@@ -214,6 +218,8 @@ class TokenIssuer:
             revoked = await self._revoke_refresh(refresh, client_id, now)
         elif (own := self._own.read(token, now)) is not None:
             revoked = await self._revoke_access(own, client_id, now)
+        elif self._own.opened(token) is None:
+            revoked = Revoked.ENCRYPTED
         else:
             revoked = Revoked.NOTHING
         self.figures.revoked += revoked is Revoked.DONE

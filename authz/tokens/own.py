@@ -1,7 +1,8 @@
 """Access tokens of this service, when they come back to be revoked or looked at.
 
 As the sidecar verifies them, in the same order, but for their audience: whoever asks about a token
-need not be the one it is for. Encrypted ones can't be read: only their audience has the key.
+need not be the one it is for. One that is encrypted can be read where this service has been given
+the key of its audience, and nowhere else.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from authz.check.claims import identity_of, not_before, numeric_date
+from authz.check.envelope import is_encrypted
 from authz.check.jose import BadTokenError, Jws, require_compact_form, take_apart
 from authz.keys.jwk import codec
 from authz.keys.keyset import KeySet
@@ -34,19 +36,44 @@ class OwnTokens:
     """Tells our tokens from all other texts."""
 
     def __init__(
-        self, issuer: str, keys: Callable[[], KeySet], *, leeway: float, buckets: int
+        self,
+        issuer: str,
+        keys: Callable[[], KeySet],
+        *,
+        leeway: float,
+        buckets: int,
+        decrypt: Callable[[str], str] | None = None,
     ) -> None:
-        """`keys`: those that verify now; `leeway` in seconds, as the sidecars have it."""
+        """`keys`: those that verify now; `leeway` in seconds, as the sidecars have it. `decrypt`:
+        the token in an encrypted one, or BadTokenError; None: there is no key for any.
+        """
         self._issuer = issuer
         self._keys = keys
         self._leeway = leeway
         self._buckets = buckets
+        self._decrypt = decrypt
+
+    def opened(self, text: str) -> str | None:
+        """The signed token in an encrypted one, and any other text as it is. None: it is encrypted,
+        and can't be opened here. It may be a live token of ours all the same.
+        """
+        if not is_encrypted(text):
+            return text
+        if self._decrypt is None:
+            return None
+        try:
+            return self._decrypt(text)
+        except BadTokenError:
+            return None
 
     def read(self, text: str, now: float) -> OwnToken | None:
-        """None: it is not ours, or not any more. Never raises, for any text."""
+        """None: it is not ours, not any more, or can't be opened. Never raises, for any text."""
+        inside = self.opened(text)
+        if inside is None:
+            return None
         try:
-            require_compact_form(text)
-            return self._verified(take_apart(text), now)
+            require_compact_form(inside)
+            return self._verified(take_apart(inside), now)
         except BadTokenError:
             return None
 

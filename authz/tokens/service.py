@@ -3,17 +3,20 @@
 import asyncio
 import signal
 import time
+from collections.abc import Callable
 from typing import Any
 
 import structlog
 
 from authz import __version__
-from authz.check.nonce import Nonces
+from authz.check.jwe import Opener
 from authz.check.proof import ProofVerifier
 from authz.event_loop import loop_factory
 from authz.footprint import settle
+from authz.keys.decryption import DecryptionRings
 from authz.keys.issuing.open import open_signing_keys
 from authz.keys.manager import KeyRings
+from authz.keys.nonces import open_nonces
 from authz.observe import events
 from authz.observe.heartbeat import Heartbeat
 from authz.observe.http import AdminServer
@@ -21,7 +24,7 @@ from authz.observe.logs import configure_logs
 from authz.observe.readiness import Readiness
 from authz.revocation.open import open_store
 from authz.revocation.redis.store import RedisStore
-from authz.settings import Settings, SettingsError, nonce_secret
+from authz.settings import Settings, SettingsError
 from authz.settings.tokens import TokensSettings
 from authz.tokens.clients.secret import SecretHasher
 from authz.tokens.clients.store import RedisClients
@@ -62,6 +65,8 @@ class TokenService:
         self._trusted = _trusted_keys(settings, tokens)
         self._encryption = Encryption(tokens.encryption)
         self._encryption.load()
+        self._opening = DecryptionRings(settings.issuers, only=tokens.issuer)
+        self._opening.load()
         self._hasher = SecretHasher()
         self._counters = open_storage(settings.store)
         self._limiter = Limiter(tokens.limits, self._counters)
@@ -94,11 +99,8 @@ class TokenService:
         clients = RedisClients(self._store.scripts, self._store.nodes, buckets)
         throttle = Throttle(self._limiter)
         ledger = Ledger(self._store)
-        nonce = settings.dpop.nonce
         proofs = ProofVerifier(
-            max_age=settings.dpop.max_age,
-            leeway=leeway,
-            nonces=None if nonce is None else Nonces(nonce_secret(nonce), nonce.lifetime),
+            max_age=settings.dpop.max_age, leeway=leeway, nonces=open_nonces(settings.dpop)
         )
         return Parts(
             tokens=TokenIssuer(
@@ -108,6 +110,7 @@ class TokenService:
                 buckets=buckets,
                 leeway=leeway,
                 encrypt=self._encryption.seal,
+                decrypt=self._decrypt(),
             ),
             encryption=self._encryption,
             clients=clients,
@@ -115,7 +118,7 @@ class TokenService:
             throttle=throttle,
             subjects=Subjects(
                 tokens.exchange,
-                self._trusted.by_issuer,
+                self._trusted,
                 clients,
                 ledger,
                 self._store.find,
@@ -131,6 +134,13 @@ class TokenService:
             clock=time.time,
         )
 
+    def _decrypt(self) -> Callable[[str], str] | None:
+        """Opens our own tokens where `issuers` has us with a key for that."""
+        if not self._opening.by_issuer:
+            return None
+        opener = Opener(self._opening.by_issuer)
+        return lambda text: opener.open(text).token
+
     async def start(self) -> None:
         """Serve. Returns when requests are answered, whether or not the store and the signing keys
         are reachable. SettingsError: an address can't be had, a key can't be used.
@@ -142,6 +152,7 @@ class TokenService:
         await self._keys.start()
         await self._trusted.start()
         await self._encryption.start()
+        await self._opening.start()
         await self._store.first_look()
         follow = self._store.announcements.follow(self._keys.refresh)
         self._following = asyncio.get_running_loop().create_task(follow)
@@ -160,6 +171,7 @@ class TokenService:
         await self._keys.refresh()
         await self._trusted.reload()
         await self._encryption.reload()
+        await self._opening.reload()
 
     async def stop(self) -> None:
         """Not ready; answers under way end; everything is closed."""
@@ -169,6 +181,7 @@ class TokenService:
         if self._following is not None:
             self._following.cancel()
             await asyncio.wait([self._following])
+        await self._opening.aclose()
         await self._encryption.aclose()
         await self._trusted.aclose()
         await self._keys.aclose()
@@ -189,6 +202,7 @@ class TokenService:
             "listen": self._server.listen,
             "signing": self._keys.status(),
             "encryption": self._encryption.status(),
+            "decryption": {name: one.status() for name, one in self._opening.by_issuer.items()},
             "trusted_issuers": self._trusted.status(),
             "limits": {
                 "shared": self._limiter.shared_answers,

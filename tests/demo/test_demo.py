@@ -15,7 +15,7 @@ import pytest
 
 from authz.cli.errors import CommandError
 from authz.cli.main import main
-from authz.demo import processes, tour
+from authz.demo import processes, show, tour
 from authz.demo.run import run_demo
 from authz.demo.stage import Stage, choose_ports, find_programs
 from support.process import ChildProcess
@@ -125,7 +125,7 @@ def test_the_tour_comes_out_as_said_and_leaves_nothing(folder: Path, tmp_path: P
     assert demo.text.count("\n    ok\n") == count
     assert "x-authz-decision: fail-open" in demo.text
     assert "eyJ" not in demo.text  # no token on the screen
-    assert len(children) == 3  # Valkey, the sidecar, Envoy
+    assert len(children) == 4  # Valkey, the token service, the sidecar, Envoy
     assert_nothing_left(demo, children)
 
 
@@ -164,8 +164,10 @@ def test_what_it_prints_can_be_pasted_and_ctrl_c_ends_it(folder: Path, tmp_path:
         demo.wait_for("Redis is back.")
         wait_until(lambda: '"allow"' in paste("Carol's token"), "an end of failing open")
         assert paste("a token of your own").startswith("eyJ")
+        assert '"access_token":' in paste("log in as you")
+        assert "/oauth2/token" in paste("all that the token service")
         assert "200 OK" in paste("what the sidecar knows")
-        assert len(commands) == 11
+        assert len(commands) == 13
 
         children = list(demo.children())
         demo.process.send(signal.SIGINT)
@@ -215,7 +217,7 @@ def test_a_demo_that_is_killed_takes_its_parts_with_it(folder: Path, tmp_path: P
     with Demo(folder, tmp_path / "demo.log") as demo:
         demo.wait_for("Envoy on ")
         children = list(demo.children())
-        assert len(children) == 3
+        assert len(children) == 4
         try:
             os.kill(demo.process.pid, signal.SIGKILL)
             wait_until(lambda: all(is_gone(pid) for pid in children), "the end of all parts")
@@ -230,7 +232,7 @@ def test_a_step_that_comes_out_otherwise_is_named_and_the_exit_code_is_1(
 ) -> None:
     """Here nothing is revoked, so that the token goes on passing."""
     monkeypatch.setattr(Stage, "revoke_token", lambda _stage, _name: None)
-    monkeypatch.setattr(tour, "REVOCATION_TIMEOUT", 0.5)
+    monkeypatch.setattr(show, "REVOCATION_TIMEOUT", 0.5)
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     monkeypatch.setattr(sys, "argv", ["authz", "demo", "--once"])
     before = signal.getsignal(signal.SIGTERM)

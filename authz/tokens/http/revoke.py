@@ -6,7 +6,7 @@ from starlette.responses import JSONResponse, Response
 from authz.tokens.clients.client import Client
 from authz.tokens.grant import Revoked
 from authz.tokens.http.cookies import Cookies
-from authz.tokens.http.errors import invalid_client, invalid_grant, invalid_request
+from authz.tokens.http.errors import OAuthError, invalid_client, invalid_grant, invalid_request
 from authz.tokens.http.form import Form, read_form
 from authz.tokens.http.parts import Parts
 
@@ -19,7 +19,14 @@ async def revoke(parts: Parts, cookies: Cookies, request: Request) -> Response:
     form = await read_form(request)
     client = await parts.authenticator.client(request, form, address)
     token = _token(cookies, client, request, form)
-    if await parts.tokens.revoke(token, client.id, parts.clock()) is Revoked.OTHER_CLIENT:
+    revoked = await parts.tokens.revoke(token, client.id, parts.clock())
+    if revoked is Revoked.ENCRYPTED:
+        raise OAuthError(
+            400,
+            "unsupported_token_type",
+            "an encrypted token that can't be read here; revoke its refresh token or session",
+        )
+    if revoked is Revoked.OTHER_CLIENT:
         # Section 2.1: "the request is refused and the client is informed of the error".
         await parts.throttle.note("failures_address", address)
         raise invalid_grant("the token was issued to another client")

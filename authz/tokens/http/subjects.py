@@ -13,10 +13,12 @@ Two ways to say it:
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from authz.check.claims import is_header_text
+from authz.check.envelope import DecryptionKeys, is_encrypted
 from authz.check.jose import BadTokenError, require_compact_form, take_apart
+from authz.check.jwe import Opener
 from authz.check.verdict import Reason
 from authz.check.verifier import IssuerKeys, Refused, Verified, Verifier
 from authz.keys.errors import KeySourceError
@@ -63,6 +65,18 @@ class Said:
     auth_time: int | None
 
 
+class TrustedKeys(Protocol):
+    """Of the trusted issuers, as they are now: `authz.keys.manager.KeyRings`."""
+
+    @property
+    def by_issuer(self) -> Mapping[str, IssuerKeys]: ...
+
+    @property
+    def decryption(self) -> Mapping[str, DecryptionKeys]:
+        """Of those whose tokens may be encrypted."""
+        ...
+
+
 class _Ring:
     """A client's registered keys, as the verifier asks for an issuer's."""
 
@@ -82,7 +96,7 @@ class Subjects:
     def __init__(
         self,
         settings: ExchangeSettings,
-        trusted: Mapping[str, IssuerKeys],
+        trusted: TrustedKeys,
         clients: ClientStore,
         ledger: Ledger,
         find: Callable[[TokenRef], Answer | Awaitable[Answer]],
@@ -91,14 +105,20 @@ class Subjects:
         leeway: float,
         buckets: int,
     ) -> None:
-        """`trusted`: key rings by issuer; `find`: the store's knowledge of revocations; `issuer`:
+        """`trusted`: of `settings.issuers`; `find`: the store's knowledge of revocations; `issuer`:
         our own, to which assertions are addressed.
         """
         self._settings = settings
         self._prefixes = {one.issuer: one.subject_prefix for one in settings.issuers}
         self._verifier = Verifier(
-            settings.issuers, trusted, leeway=leeway, buckets=buckets, cache_size=TRUSTED_CACHE
+            settings.issuers,
+            trusted.by_issuer,
+            leeway=leeway,
+            buckets=buckets,
+            cache_size=TRUSTED_CACHE,
+            decryption=trusted.decryption,
         )
+        self._opener = Opener(trusted.decryption)
         self._clients = clients
         self._ledger = ledger
         self._find = find
@@ -111,8 +131,9 @@ class Subjects:
         if kind not in TYPES:
             raise invalid_request(f"subject_token_type: use one of {' '.join(TYPES)}")
         try:
-            require_compact_form(token)
-            jws = take_apart(token)
+            inside = self._opener.open(token).token if is_encrypted(token) else token
+            require_compact_form(inside)
+            jws = take_apart(inside)
         except BadTokenError as bad:
             raise _bad(bad.reason, bad.detail) from None
         # Believed for nothing but to know who has to be asked.
