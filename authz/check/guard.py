@@ -1,9 +1,9 @@
 """Further demands on a token whose signature is good: how it came, and by whom it may be shown.
 
 A guard is asked between the signature and the question whether the token is revoked. What it finds
-costs nothing but computing, so that a request which it refuses asks no store, and it has no effect:
-what a request would use up it names, and the authorizer uses that up at the very end, when nothing
-else speaks against the request.
+costs nothing but computing, so that a request which it refuses asks no store. What a request would
+use up it names, and the authorizer uses that up at the very end, when nothing else speaks against
+the request.
 
 No guard is asked about a plain bearer token on a route without demands. So whatever a guard refuses
 must show in one of three: the credential is no plain text, the token has a `cnf`, or the route is
