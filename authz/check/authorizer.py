@@ -75,6 +75,7 @@ class Authorizer:
         self._revocations = revocations
         self._policies = policies
         self._guards = tuple(guards)
+        self._guards_of_cookies = tuple(guard for guard in self._guards if guard.of_cookies)
         self._ledger = ledger
         self._recorder = recorder
         self._clock = clock
@@ -129,9 +130,10 @@ class Authorizer:
     ) -> Verdict | Awaitable[Verdict]:
         if isinstance(credential, str):
             credential = Credential(credential)
+        in_cookie = credential.cookie and verified.confirmation is None and not policy.guarded
         presented = Presented(request, credential, verified, policy, now)
         demands: list[Demand] = []
-        for guard in self._guards:
+        for guard in self._guards_of_cookies if in_cookie else self._guards:
             found = guard.look(presented)
             if isinstance(found, Verdict):
                 return found
