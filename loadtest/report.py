@@ -4,7 +4,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -181,7 +181,7 @@ class Report:
             "memory": self.memory.as_json(),
             "pieces": self.pieces,
             "feed": self.feed.as_json(),
-            "issuing": None if self.issuing is None else asdict(self.issuing),
+            "issuing": None if self.issuing is None else self.issuing.as_json(),
         }
 
     def _entry_as_json(self, entry: Entry) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
@@ -56,6 +56,13 @@ class Issuing:
             for turns in operations.values()
             for turn in turns
         )
+
+    def as_json(self) -> dict[str, Any]:
+        multiples = {
+            algorithm: {name: self.to_encode(algorithm, name) for name in operations}
+            for algorithm, operations in self.turns.items()
+        }
+        return {**asdict(self), "to_encode": multiples}
 
     def to_encode(self, algorithm: str, operation: str) -> float:
         """CPU time of an operation, as a multiple of a bare `jwt.encode` in the same round."""
