@@ -18,7 +18,6 @@ from authz.audit.recorder import FailOpenRecorder
 from authz.check.authorizer import Authorizer
 from authz.check.credentials import CredentialFinder
 from authz.check.guards import all_guards
-from authz.check.nonce import Nonces
 from authz.check.policy import RoutePolicies
 from authz.check.verifier import Verifier
 from authz.envoy_api.open import CheckServer, open_server
@@ -26,6 +25,7 @@ from authz.envoy_api.service import CheckService
 from authz.event_loop import loop_factory
 from authz.footprint import settle
 from authz.keys.manager import KeyRings
+from authz.keys.nonces import open_nonces
 from authz.observe import events
 from authz.observe.counters import (
     REVOCATION_LAG_BUCKETS,
@@ -43,7 +43,7 @@ from authz.revocation.known.knowledge import Knowledge
 from authz.revocation.memory import MemoryStore
 from authz.revocation.open import open_store
 from authz.revocation.view import Revocations
-from authz.settings import Settings, nonce_secret
+from authz.settings import Settings
 from authz.uses.ledger import Ledger
 
 log = structlog.get_logger(__name__)
@@ -102,7 +102,8 @@ class Sidecar:
             )
         )
         self._revocations.use(self._store, None if self._feed is None else self._feed.remembers)
-        self._ledger = Ledger(None if isinstance(self._store, MemoryStore) else self._store)
+        self.ledger = Ledger(None if isinstance(self._store, MemoryStore) else self._store)
+        """What works once; several workers tell each other of it."""
         self._audit = AuditLog(settings.audit)
         pending = Pending()
         recorder = FailOpenRecorder(
@@ -126,9 +127,9 @@ class Sidecar:
             guards=all_guards(
                 settings,
                 exposed=None if self._exposed is None else self._exposed.tell,
-                nonces=_nonces(settings),
+                nonces=open_nonces(settings.dpop),
             ),
-            ledger=self._ledger,
+            ledger=self.ledger,
             recorder=recorder,
             clock=time.time,
         )
@@ -147,7 +148,7 @@ class Sidecar:
             lookups=self._revocations.results,
             store_latency=store_counters.latency,
             store=None if isinstance(self._store, MemoryStore) else self._store,
-            uses=self._ledger,
+            uses=self.ledger,
             exposed={} if self._exposed is None else self._exposed.results,
             audit=self._audit,
             reconciler=self._reconciler,
@@ -244,7 +245,7 @@ class Sidecar:
             else {"waiting": self._exposed.waiting, **self._exposed.results},
             "feed": None if self._feed is None else self._feed.status(),
             "store": self._store.status(),
-            "uses": {"remembered": self._ledger.here.size, **self._ledger.results},
+            "uses": {"remembered": self.ledger.remembered, **self.ledger.results},
             "keys": self._keys.status(),
             "audit": self._audit.status(),
             "reconciler": self._reconciler.status(),
@@ -256,12 +257,6 @@ class Sidecar:
         if path is None or isinstance(self._store, MemoryStore):
             return None
         return partial(recall, path, self._audit.instance, self._settings.store.buckets)
-
-
-def _nonces(settings: Settings) -> Nonces | None:
-    """SettingsError: the secret can't be used."""
-    nonce = settings.dpop.nonce
-    return None if nonce is None else Nonces(nonce_secret(nonce), nonce.lifetime)
 
 
 async def _serve(settings: Settings) -> None:

@@ -17,6 +17,7 @@ from authz.check.verdict import (
     Decision,
     Reason,
     Verdict,
+    allow,
     allow_anonymous,
     allow_fail_open,
     deny,
@@ -223,7 +224,8 @@ class Authorizer:
                     if policy.fail_mode == "closed":
                         break
         if cause is None:
-            return verified.allowed
+            headers = tuple(header for demand in demands for header in demand.headers)
+            return allow(identity, headers) if headers else verified.allowed
         if policy.fail_mode == "closed":
             verdict = deny(Reason.STORE_UNAVAILABLE, identity=identity)
         else:

@@ -18,6 +18,8 @@ class Demand(NamedTuple):
     """When it can't be used any more in any case, the same each time. Seconds since 1970."""
     again: Verdict
     """The denial of a second use."""
+    headers: tuple[tuple[str, str], ...] = ()
+    """What the client is told where the request passes: as `Verdict.headers`."""
 
 
 class UseLedger(Protocol):

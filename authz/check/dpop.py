@@ -36,9 +36,8 @@ class DpopGuard:
             return deny(Reason.SCHEME_MISMATCH, identity=identity)
         proofs = presented.request.header(PROOF_HEADER)
         if not any(proofs):
-            return deny(
-                Reason.PROOF_MISSING, identity=identity, headers=self._fresh_nonce(presented)
-            )
+            headers = _nonce_header(self._proofs.fresh_nonce(presented.now))
+            return deny(Reason.PROOF_MISSING, identity=identity, headers=headers)
         if len(proofs) > 1 or "," in proofs[0]:
             return deny(Reason.PROOF_INVALID, identity=identity, detail="more than one")
         expected = Expected(
@@ -46,13 +45,13 @@ class DpopGuard:
         )
         match self._proofs.verify(proofs[0].strip(" \t"), expected, presented.now):
             case BadProof(Reason.NONCE_REQUIRED):
-                headers = self._fresh_nonce(presented)
+                headers = _nonce_header(self._proofs.fresh_nonce(presented.now))
                 return deny(Reason.NONCE_REQUIRED, identity=identity, headers=headers)
             case BadProof(reason, detail):
                 return deny(reason, identity=identity, detail=detail)
-            case Proof(_, name, until):
+            case Proof(_, name, until, nonce):
                 again = deny(Reason.PROOF_REPLAYED, identity=identity)
-                return Demand(identity.ref.bucket, name, until, again)
+                return Demand(identity.ref.bucket, name, until, again, _nonce_header(nonce))
 
     def _urls(self, request: CheckRequest) -> list[str]:
         """What `htu` may be."""
@@ -64,6 +63,6 @@ class DpopGuard:
         scheme = client_scheme(request) or request.scheme
         return [normal_origin(scheme, request.host) + path]
 
-    def _fresh_nonce(self, presented: Presented) -> tuple[tuple[str, str], ...]:
-        nonce = self._proofs.fresh_nonce(presented.now)
-        return () if nonce is None else ((NONCE_HEADER, nonce),)
+
+def _nonce_header(nonce: str | None) -> tuple[tuple[str, str], ...]:
+    return () if nonce is None else ((NONCE_HEADER, nonce),)

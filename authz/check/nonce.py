@@ -46,6 +46,11 @@ class Nonces:
             return None
         return (number + 2) * self._stretch
 
+    def successor(self, nonce: str, now: float) -> str | None:
+        """What should come after a nonce that is still taken; None: it is the newest."""
+        newest = self.make(now)
+        return None if nonce == newest else newest
+
     def _of(self, number: int) -> str:
         data = number.to_bytes(_NUMBER_BYTES, "big")
         code = hmac.digest(self._secret, b"authz dpop nonce" + data, hashlib.sha256)

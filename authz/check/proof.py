@@ -56,6 +56,8 @@ class Proof(NamedTuple):
     """What it is remembered by: 43 characters."""
     until: float
     """When it is too old in any case. Seconds since 1970."""
+    next_nonce: str | None
+    """What the client's next proofs should have in them, since the nonce of this one is ageing."""
 
 
 class BadProof(NamedTuple):
@@ -119,7 +121,9 @@ class ProofVerifier:
         if not _SIGNATURES[jws.algorithm].verify(jws.signing_input, key.key, jws.signature):
             return BadProof(Reason.PROOF_INVALID, "signature")
         self._known[header_text] = key
-        return Proof(key.thumbprint, digest(b"dpop", key.thumbprint.encode(), jti.encode()), until)
+        nonces, name = self._nonces, digest(b"dpop", key.thumbprint.encode(), jti.encode())
+        successor = None if nonces is None else nonces.successor(jws.claims["nonce"], now)
+        return Proof(key.thumbprint, name, until, successor)
 
     def _runs_out(self, claims: dict[str, Any], now: float) -> float | BadProof:
         """When the proof is too old; BadProof where it is, or lies ahead."""

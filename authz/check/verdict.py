@@ -217,7 +217,7 @@ class Verdict:
     detail: str
     """What a person needs beyond the reason, free of anything the client sent; may be empty."""
     headers: tuple[tuple[str, str], ...] = ()
-    """What else the client is told in a denial: names in lower case, and values."""
+    """What else the client is told: names in lower case, and values."""
     encoded: bytes | None = field(default=None, init=False, repr=False, compare=False)
     """The answer that the encoder made of it, where that is the same for any request: made once
     for a verdict that is kept."""
@@ -228,8 +228,8 @@ class Verdict:
         return encoded
 
 
-def allow(identity: Identity) -> Verdict:
-    return Verdict(Decision.ALLOW, Reason.OK, identity, "")
+def allow(identity: Identity, headers: tuple[tuple[str, str], ...] = ()) -> Verdict:
+    return Verdict(Decision.ALLOW, Reason.OK, identity, "", headers)
 
 
 def allow_anonymous() -> Verdict:

@@ -33,6 +33,7 @@ from authz.check.verifier import Refused, Verified, Verifier
 from authz.cli.options import config_option, read_token
 from authz.cli.request_options import RequestOptions, request_options
 from authz.keys.manager import KeyRings
+from authz.keys.nonces import open_nonces
 from authz.keys.ring import KeyRing
 from authz.observe.logs import configure_logs
 from authz.observe.redact import redact_text
@@ -161,7 +162,7 @@ async def _explain(
     told = _Explanation(settings, extensions)
     request = options.request(token, extensions)
     policies = RoutePolicies(settings.fail_mode, require_https=settings.require_https)
-    guards = all_guards(settings)
+    guards = all_guards(settings, nonces=open_nonces(settings.dpop))
     rings = KeyRings(settings)
     rings.load()
     known = _Known()

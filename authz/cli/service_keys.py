@@ -12,8 +12,10 @@ from authz.keys.errors import KeySourceError
 from authz.keys.issuing.held import KeyStore
 from authz.keys.issuing.open import open_key_store
 from authz.keys.issuing.schedule import Plan, plan
+from authz.observe.logs import configure_logs
 from authz.settings import (
     IssuerlessSettings,
+    LogSettings,
     Settings,
     SettingsError,
     SigningSettings,
@@ -24,7 +26,10 @@ T = TypeVar("T")
 
 
 def load_service(config: Path | None) -> tuple[Settings, SigningSettings]:
-    """The settings, and among them those of the signing keys. SettingsError: there are none."""
+    """The settings, and among them those of the signing keys. Only errors are logged from here on,
+    and to stderr. SettingsError: there are none.
+    """
+    configure_logs(LogSettings(level="error", format="console"))
     settings = load_settings(config, IssuerlessSettings)
     if settings.tokens is None:
         raise SettingsError("tokens: is not set; name a key file, or give --config with `tokens`")

@@ -29,7 +29,7 @@ def withdraw(kid: str | None, config: Path | None, announce: bool) -> None:
     on, so who holds one has to log in again. In Vault's transit engine a key goes together with
     those before it.
 
-    \\b
+    \b
     Example:
       authz keys withdraw 8Nf3…Qw --config authz.yaml
     """

@@ -59,6 +59,8 @@ def _allowed(verdict: Verdict, forged: Collection[str]) -> bytes:
         option.header.value = text.encode()
     if forged:
         response.ok_response.headers_to_remove.extend(sorted({*forged}.difference(OWN_HEADERS)))
+    for name, value in verdict.headers:
+        _overwrite(response.ok_response.response_headers_to_add.add(), name, value)
     return _finish(response, texts)
 
 

@@ -8,6 +8,7 @@ each key stands when it began, or begins, to sign; the time alone makes the next
 the order is put right when the file is next written.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -59,7 +60,7 @@ def schedule(keys: Keys, new: dict[str, Any], *, now: float, ahead: float) -> Ro
     live any more. KeySourceError as `rotate`.
     """
     _refuse_another(keys, now)
-    all_keys = [*keys, _from(new, now + ahead)]
+    all_keys = [*keys, _from(new, math.ceil(now + ahead))]  # never too early
     expired = set(plan([times_of(key) for key in all_keys], now).expired)
     return Rotation(
         arranged([key for key in all_keys if name_of(key) not in expired], now),

@@ -191,6 +191,9 @@ EXPOSED_NOT_REVOKED: Final = _event(
 EXPOSED_DROPPED: Final = _event(
     "exposed_dropped", "too many such tokens wait to be revoked; this one isn't"
 )
+EXPOSED_FAILED: Final = _event(
+    "exposed_failed", "revoking such a token ended in an error of our own; it is tried again"
+)
 EXPOSED_ABANDONED: Final = _event(
     "exposed_abandoned", "so many such tokens were not revoked yet when authz stopped"
 )

@@ -161,20 +161,16 @@ class StoreFigures(Protocol):
         ...
 
 
-class RememberedUses(Protocol):
-    """`authz.uses.memory.UsedHere`."""
-
-    size: int
-    evictions: int
-
-
 class UseFigures(Protocol):
     """`authz.uses.ledger.Ledger`."""
 
     results: dict[str, int]
 
     @property
-    def here(self) -> RememberedUses: ...
+    def remembered(self) -> int: ...
+
+    @property
+    def evictions(self) -> int: ...
 
 
 class AuditFigures(Protocol):
@@ -387,8 +383,8 @@ class Metrics(Collector):
     def _collect_uses(self) -> Iterator[Family]:
         outcomes = ("first", "used", "used_here", *STORE_CAUSES)
         yield _counter(names.USES, _by_one_label(self._uses.results, outcomes))
-        yield _gauge(names.USES_REMEMBERED, {(): self._uses.here.size})
-        yield _counter(names.USES_EVICTED, {(): self._uses.here.evictions})
+        yield _gauge(names.USES_REMEMBERED, {(): self._uses.remembered})
+        yield _counter(names.USES_EVICTED, {(): self._uses.evictions})
 
     def _collect_audit(self) -> Iterator[Family]:
         yield _counter(names.AUDIT_RECORDS, {(): self._audit.written})

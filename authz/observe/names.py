@@ -152,7 +152,8 @@ STORE_LOOKUPS = Metric(
 STORE_LATENCY = Metric(
     "authz_store_latency_seconds",
     "histogram",
-    "Round trips to the store that were answered, each shared by the look-ups of one turn.",
+    "Round trips to the store that were answered, each shared by the look-ups and uses of one "
+    "turn.",
 )
 STORE_BREAKER_OPEN = Metric(
     "authz_store_breaker_open",

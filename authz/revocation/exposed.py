@@ -99,13 +99,15 @@ class ExposedTokens:
                 continue
             ref = next(iter(self._waiting))
             identity = self._waiting.pop(ref)
+            done = False
             try:
                 done = await self._write(identity)
-            except asyncio.CancelledError:
-                self._waiting[ref] = identity
-                raise
+            except Exception:  # what waits must not wait for a restart
+                log.exception(events.EXPOSED_FAILED)
+            finally:
+                if not done:  # cancelled, too
+                    self._waiting[ref] = identity  # at the end: another's node may be well
             if not done:
-                self._waiting[ref] = identity  # at the end: another's node may be well
                 await asyncio.sleep(RETRY_AFTER)
 
     async def _write(self, identity: Identity) -> bool:

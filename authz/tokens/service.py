@@ -10,13 +10,13 @@ import structlog
 
 from authz import __version__
 from authz.check.jwe import Opener
-from authz.check.nonce import Nonces
 from authz.check.proof import ProofVerifier
 from authz.event_loop import loop_factory
 from authz.footprint import settle
 from authz.keys.decryption import DecryptionRings
 from authz.keys.issuing.open import open_signing_keys
 from authz.keys.manager import KeyRings
+from authz.keys.nonces import open_nonces
 from authz.observe import events
 from authz.observe.heartbeat import Heartbeat
 from authz.observe.http import AdminServer
@@ -24,7 +24,7 @@ from authz.observe.logs import configure_logs
 from authz.observe.readiness import Readiness
 from authz.revocation.open import open_store
 from authz.revocation.redis.store import RedisStore
-from authz.settings import Settings, SettingsError, nonce_secret
+from authz.settings import Settings, SettingsError
 from authz.settings.tokens import TokensSettings
 from authz.tokens.clients.secret import SecretHasher
 from authz.tokens.clients.store import RedisClients
@@ -99,11 +99,8 @@ class TokenService:
         clients = RedisClients(self._store.scripts, self._store.nodes, buckets)
         throttle = Throttle(self._limiter)
         ledger = Ledger(self._store)
-        nonce = settings.dpop.nonce
         proofs = ProofVerifier(
-            max_age=settings.dpop.max_age,
-            leeway=leeway,
-            nonces=None if nonce is None else Nonces(nonce_secret(nonce), nonce.lifetime),
+            max_age=settings.dpop.max_age, leeway=leeway, nonces=open_nonces(settings.dpop)
         )
         return Parts(
             tokens=TokenIssuer(

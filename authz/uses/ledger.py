@@ -1,6 +1,6 @@
-"""The ledger of what may be used once: what this process saw, then one atomic call to the store."""
+"""The ledger of what may be used once: what this sidecar saw, then one atomic call to the store."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
 from authz.revocation.record import Unavailable
@@ -22,10 +22,24 @@ class Ledger:
     def __init__(self, store: UseStore | None) -> None:
         """`store`: None where this process is all there is (`memory://`)."""
         self._store = store
-        self.here = UsedHere()
+        self._here = UsedHere()
+        self._heard = UsedHere()
+        self.tell: Callable[[str, float, bool], None] = _nobody
+        """Called with what other processes of this sidecar should `hear`: a name, until when it
+        counts, and whether it was used, or that came to nothing."""
         self.results: dict[str, int] = {}
-        """Uses by outcome: `first`; `used_here`: this process knew; `used`: the store did; or the
+        """Uses by outcome: `first`; `used_here`: this sidecar knew; `used`: the store did; or the
         cause why the store didn't say."""
+
+    @property
+    def remembered(self) -> int:
+        """Uses that are known here."""
+        return self._here.size + self._heard.size
+
+    @property
+    def evictions(self) -> int:
+        """Uses that were pushed out of memory while they still counted."""
+        return self._here.evictions + self._heard.evictions
 
     def use(self, bucket: int, name: str, until: float, now: float) -> Use | Awaitable[Use]:
         """Use a thing, which nobody can do again. At once where memory holds the answer, else an
@@ -38,8 +52,9 @@ class Ledger:
         process one is `First` at most, and none where another process was. With `Unavailable`
         nobody knows of the others; whoever then refuses the request calls `forget`.
         """
-        if not self.here.add(name, until, now):
+        if self._heard.knows(name, until) or not self._here.add(name, until, now):
             return self._counted(USED, "used_here")
+        self.tell(name, until, True)
         if self._store is None:
             return self._counted(FIRST)
         answer = self._store.use(bucket, name, until)
@@ -51,7 +66,18 @@ class Ledger:
         """The use did not come about: the store was unavailable, and the request was refused for
         that. A later try may be the first, unless the store got the call after all.
         """
-        self.here.discard(name, until)
+        self._here.discard(name, until)
+        self.tell(name, until, False)
+
+    def hear(self, told: Iterable[tuple[str, float, bool]], now: float) -> None:
+        """What another process of this sidecar told, in its order. What it takes back is kept
+        apart from what was used here, which it can't take back.
+        """
+        for name, until, used in told:
+            if used:
+                self._heard.add(name, until, now)
+            else:
+                self._heard.discard(name, until)
 
     async def _settle(self, answer: Awaitable[Use]) -> Use:
         return self._counted(await answer)
@@ -66,3 +92,7 @@ class Ledger:
                 outcome = cause
         self.results[outcome] = self.results.get(outcome, 0) + 1
         return use
+
+
+def _nobody(*told: object) -> None:
+    """For a sidecar of one process."""

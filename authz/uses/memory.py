@@ -45,6 +45,10 @@ class UsedHere:
             self._push_out(now)
         return True
 
+    def knows(self, name: str, until: float) -> bool:
+        """Whether it was added."""
+        return name in self._by_span.get(int(until // SPAN), ())
+
     def discard(self, name: str, until: float) -> None:
         """Forget a use that did not come about."""
         names = self._by_span.get(int(until // SPAN), set())

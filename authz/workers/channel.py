@@ -55,6 +55,9 @@ class Kind(IntEnum):
     """Payload: [number of the question, the answer]."""
     RETIRE = 21
     """Somebody sent SIGTERM: please DRAIN me."""
+    # Both say
+    USES = 32
+    """What was used at one worker, for all others. Payload: as `Ledger.hear` takes it."""
 
 
 class Frame(NamedTuple):

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import structlog
@@ -18,8 +19,16 @@ log = structlog.get_logger(__name__)
 class Keeper:
     """One worker over all its lives. Used on the event loop."""
 
-    def __init__(self, number: int, settings: Settings, changed: Callable[[], None]) -> None:
-        """`settings`: this worker's own. `changed` is called whenever something about it did."""
+    def __init__(
+        self,
+        number: int,
+        settings: Settings,
+        changed: Callable[[], None],
+        share: Callable[["Keeper", bytes], None],
+    ) -> None:
+        """`settings`: this worker's own. `changed` is called whenever something about it did;
+        `share` with what it says to the other workers.
+        """
         self.number = number
         self.restarts = 0
         """Lives that ended unasked."""
@@ -28,6 +37,7 @@ class Keeper:
         """Why the last life couldn't start as configured; empty where it could."""
         self._settings = settings
         self._changed = changed
+        self._share = share
         self._backoff = Backoff()
         self._stop = asyncio.Event()
         self._noted_hung = False
@@ -72,6 +82,13 @@ class Keeper:
         if self.life is not None:
             self.life.kill()
 
+    def tell_uses(self, payload: bytes) -> None:
+        """What another worker shared. One that hangs isn't told: it would have to be kept for it,
+        and nobody is let through by it meanwhile.
+        """
+        if self.life is not None and self.up:
+            self.life.tell_uses(payload)
+
     def tick(self) -> None:
         """Once in `process.TICK`: is it well?"""
         if self.life is not None:
@@ -87,7 +104,9 @@ class Keeper:
         """One life. Seconds until the next one may begin."""
         lived = 0.0
         try:
-            life = self.life = WorkerProcess(self.number, self._settings, self._heard)
+            life = self.life = WorkerProcess(
+                self.number, self._settings, self._heard, partial(self._share, self)
+            )
         except OSError as error:
             how: dict[str, Any] = {"error": error.strerror}
         else:

@@ -51,9 +51,16 @@ _LINGER = 5.0
 class WorkerProcess:
     """A running worker. Used on the event loop."""
 
-    def __init__(self, number: int, settings: Settings, changed: Callable[[], None]) -> None:
-        """Start it. `changed` is called when it says something that alters what it is good for.
-        OSError: there are no more processes or descriptors to be had.
+    def __init__(
+        self,
+        number: int,
+        settings: Settings,
+        changed: Callable[[], None],
+        share: Callable[[bytes], None],
+    ) -> None:
+        """Start it. `changed` is called when it says something that alters what it is good for;
+        `share` with what it says to the other workers. OSError: there are no more processes or
+        descriptors to be had.
         """
         self.serving = False
         self.draining = False
@@ -63,6 +70,7 @@ class WorkerProcess:
         """Pings in a row that it owes an answer to."""
         self._drain_limit = settings.drain_timeout + MARGIN
         self._changed = changed
+        self._share = share
         self._handed = self._adopted = self._open = 0
         self._questions = itertools.count()
         self._answers: dict[int, asyncio.Future[Any]] = {}
@@ -110,6 +118,10 @@ class WorkerProcess:
     def shed(self, connections: int) -> None:
         """Have it send so many of its clients elsewhere, in order."""
         self._channel.send(Frame(Kind.SHED, json.dumps(connections).encode()))
+
+    def tell_uses(self, payload: bytes) -> None:
+        """What another worker shared."""
+        self._channel.send(Frame(Kind.USES, payload))
 
     def reload(self) -> None:
         """Read keys and certificates again, reopen the audit."""
@@ -175,6 +187,9 @@ class WorkerProcess:
             case Kind.ANSWER:
                 number, answer = json.loads(frame.payload)
                 self._settle(number, answer)
+                return
+            case Kind.USES:
+                self._share(frame.payload)
                 return
             case Kind.CONNECTIONS:
                 self._adopted, self._open = json.loads(frame.payload)

@@ -48,7 +48,7 @@ class Supervisor:
         that ended the care for the workers.
         """
         self._workers = [
-            Keeper(number, settings_of(settings, number), self._changed)
+            Keeper(number, settings_of(settings, number), self._changed, self._share)
             for number in range(settings.workers)
         ]
         self._balance = Balance()
@@ -133,6 +133,12 @@ class Supervisor:
         """To the worker with the fewest; of equal ones to who had the fewest ever."""
         min(self._takers(), key=lambda life: (life.connections, life.handed)).hand(connection)
         return bool(self._takers())
+
+    def _share(self, teller: Keeper, payload: bytes) -> None:
+        """What works once was used at one worker: to all others."""
+        for worker in self._workers:
+            if worker is not teller:
+                worker.tell_uses(payload)
 
     def _changed(self) -> None:
         """Something about a worker did: who is ready, and who takes connections?"""

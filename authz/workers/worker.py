@@ -48,6 +48,7 @@ class Worker:
         self._tasks: set[asyncio.Task[None]] = set()
         self._adopted = 0
         self._telling = False
+        self._uses: list[tuple[str, float, bool]] = []
         self._channel = Channel(end, receive=self._received, ended=self._orphaned)
 
     async def run(self) -> int:
@@ -67,6 +68,7 @@ class Worker:
             self._channel.send(Frame(Kind.FAILED, str(error).encode()))
             return 2
         self._sidecar = sidecar
+        sidecar.ledger.tell = self._tell_use
         settle()
         self._channel.send(Frame(Kind.SERVING))
         if self._reload_wanted:
@@ -93,6 +95,9 @@ class Worker:
                 self._spawn(self._answer(*json.loads(frame.payload)))
             case Kind.RELOAD:
                 self._reload()
+            case Kind.USES:
+                if self._sidecar is not None:
+                    self._sidecar.ledger.hear(json.loads(frame.payload), time.time())
             case Kind.SHED:
                 self._shed(json.loads(frame.payload))
             case Kind.DRAIN:
@@ -120,6 +125,16 @@ class Worker:
         open_now = 0 if self._server is None else self._server.connections
         payload = json.dumps([self._adopted, open_now]).encode()
         self._channel.send(Frame(Kind.CONNECTIONS, payload))
+
+    def _tell_use(self, name: str, until: float, used: bool) -> None:
+        """All of one turn of the loop in one frame."""
+        if not self._uses:
+            self._loop.call_soon(self._tell_uses_now)
+        self._uses.append((name, until, used))
+
+    def _tell_uses_now(self) -> None:
+        self._channel.send(Frame(Kind.USES, json.dumps(self._uses).encode()))
+        self._uses.clear()
 
     async def _answer(self, number: int, subject: str) -> None:
         sidecar = self._sidecar

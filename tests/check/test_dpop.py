@@ -290,7 +290,16 @@ def test_who_has_no_nonce_is_given_one_and_may_come_back_with_it() -> None:
         assert dict(verdict.headers) == {"dpop-nonce": NONCES.make(NOW)}
     assert parse_challenge(challenge_of(verdict))[1]["error"] == "use_dpop_nonce"
     nonce = dict(verdict.headers)["dpop-nonce"]
-    assert pipeline.check(request(TOKEN, proof(nonce=nonce))).reason is Reason.OK
+    passed = pipeline.check(request(TOKEN, proof(nonce=nonce)))
+    assert (passed.reason, passed.headers) == (Reason.OK, ())
+
+
+def test_who_has_an_ageing_nonce_passes_and_is_given_the_next_one() -> None:
+    """Section 8.2: so that a client that goes on asking is never refused for it."""
+    ageing = NONCES.make(NOW - 150)
+    verdict = Pipeline(nonces=NONCES).check(request(TOKEN, proof(nonce=ageing)))
+    assert verdict.decision is Decision.ALLOW
+    assert dict(verdict.headers) == {"dpop-nonce": NONCES.make(NOW)} != {"dpop-nonce": ageing}
 
 
 def challenge_of(verdict: Verdict) -> str:

@@ -278,7 +278,6 @@ OFF_CURVE = {"kty": "EC", "crv": "P-256", "x": b64(b"\x01" * 32), "y": b64(b"\x0
         {"kty": "OKP", "crv": "X25519", "x": b64(bytes(32))},
         {"kty": "oct", "k": b64(bytes(32))},
     ],
-    ids=str,
 )
 def test_a_point_that_is_not_on_the_keys_curve_does_not_open(verifier: Verifier, epk: Any) -> None:
     """CVE-2017-16007 was a library that multiplied with it all the same, and told its key."""

@@ -44,6 +44,14 @@ def test_nonces_are_the_same_for_a_while_and_then_others() -> None:
     assert NONCES.make(NOW) != NONCES.make(NOW + LIFETIME / 2)
 
 
+def test_an_ageing_nonce_has_a_successor_and_the_newest_has_none() -> None:
+    nonce = NONCES.make(NOW)
+    assert NONCES.successor(nonce, NOW) is None
+    later = NOW + LIFETIME / 2
+    assert NONCES.runs_out(nonce, later) is not None
+    assert NONCES.successor(nonce, later) == NONCES.make(later) != nonce
+
+
 def test_a_nonce_of_another_secret_is_not_taken() -> None:
     assert Nonces(b"t" * 32, LIFETIME).runs_out(NONCES.make(NOW), NOW) is None
 

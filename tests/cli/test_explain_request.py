@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 from authz.check.certificate import certificate_thumbprint
 from authz.cli.explain import explain
 from support.certificates import Certificates
+from support.dpop import ProofKey
 from support.jwks import claims, rsa_key, sign
 from support.sidecar import KID, default_issuer
 
@@ -78,6 +79,24 @@ def test_a_certificate_is_read_from_its_file(config: Path, certificates: Certifi
     refused = run(config, "--certificate", str(certificates.server), token=bound)
     assert (row(refused, "binding") or "").startswith("no binding_mismatch")
     assert run(config, token=bound).return_value == 1
+
+
+def test_a_proof_is_looked_at_for_the_request_and_not_used_up(config: Path) -> None:
+    key, url = ProofKey(), "https://shop.example/orders"
+    bound = sign(claims(cnf=key.cnf), rsa_key(), kid=KID)
+    with_proof = ("--header", f"dpop={key.prove('GET', url, bound)}")
+    for _ in range(2):
+        result = run(config, *with_proof, "--url", url, token=bound)
+        assert result.return_value == 0, result.output
+        assert (row(result, "dpop") or "").startswith("? works once")
+    for arguments, reason in (
+        ((), "scheme_mismatch"),
+        ((*with_proof, "--url", f"{url}/7"), "proof_invalid"),
+        ((*with_proof, "--url", url, "--method", "post"), "proof_invalid"),
+    ):
+        refused = run(config, *arguments, token=bound)
+        assert refused.return_value == 1
+        assert (row(refused, "dpop") or "").startswith(f"no {reason}")
 
 
 def test_a_one_time_token_is_not_used_up(config: Path) -> None:

@@ -298,6 +298,7 @@ def check_responses() -> st.SearchStrategy[CheckResponse]:
         check_pb2.OkHttpResponse,
         headers=header_options(),
         headers_to_remove=st.lists(text, max_size=3),
+        response_headers_to_add=header_options(),
     )
     parts = {"status": st.builds(check_pb2.Status, code=int32), "dynamic_metadata": structs()}
     return (

@@ -363,6 +363,15 @@ def resident() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def test_an_allow_may_tell_the_client_something_which_the_upstream_is_not_told() -> None:
+    response = answer(allow(ALICE, (("dpop-nonce", "n"),)))
+    assert response.ok_response is not None
+    (told,) = response.ok_response.response_headers_to_add
+    assert told.header is not None
+    assert (told.header.key, told.header.value) == ("dpop-nonce", "n")
+    assert "dpop-nonce" not in headers_of(response)
+
+
 # Answers that deny
 
 

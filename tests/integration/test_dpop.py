@@ -1,5 +1,6 @@
 """Tokens that are bound to a key, through the real Envoy, at a sidecar of either transport."""
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from check.challenge import parse_challenge
 
+from authz.check.nonce import Nonces
 from authz.envoy_api.bootstrap import as_mapping, build_bootstrap
 from authz.settings import Settings
 from support import http
@@ -130,11 +132,11 @@ def test_a_proof_works_once_however_many_try_it_at_both_sidecars(gates: dict[str
 def test_a_nonce_is_asked_for_and_taken(
     tmp_path: Path, store: ValkeyServer, upstream: Upstream
 ) -> None:
-    """RFC 9449 section 9: 401 with a nonce, and the same request again with it. Envoy is set as
-    `authz envoy` says.
+    """RFC 9449 section 9: 401 with a nonce, and the same request again with it; an ageing one
+    passes, and the answer brings the next. Envoy is set as `authz envoy` says.
     """
     (tmp_path / "nonce.secret").write_text("n" * 32)
-    nonce = {"secret_file": str(tmp_path / "nonce.secret")}
+    nonce = {"secret_file": str(tmp_path / "nonce.secret"), "lifetime": "1h"}
     token = bound_token()
     with Sidecar(
         tmp_path / "sidecar",
@@ -148,7 +150,11 @@ def test_a_nonce_is_asked_for_and_taken(
             challenge = parse_challenge(refused.header("www-authenticate") or "")
             assert challenge[1]["error"] == "use_dpop_nonce"
             given = refused.header("dpop-nonce")
-            assert outcome(at.get(token, proof_for(token, nonce=given, iat=1))) == "allow"
+            passed = at.get(token, proof_for(token, nonce=given, iat=1))
+            assert (outcome(passed), passed.header("dpop-nonce")) == ("allow", None)
+            ageing = Nonces(b"n" * 32, 3600).make(time.time() - 1800)
+            passed = at.get(token, proof_for(token, nonce=ageing))
+            assert (outcome(passed), passed.header("dpop-nonce")) == ("allow", given)
 
 
 def shipped_envoy(folder: Path, sidecar: Sidecar, upstream: Upstream) -> Envoy:

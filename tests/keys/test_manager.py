@@ -451,3 +451,39 @@ def test_httpx_is_not_imported_for_keys_in_files(file: Path) -> None:
         env={**os.environ},
     )
     assert done.stdout.splitlines()[-1] == "False"
+
+
+async def test_word_of_a_withdrawal_has_keys_fetched_at_once_and_once_more(
+    start: Start, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever publishes them may hear of it a moment later. Files are watched anyway."""
+    monkeypatch.setattr(manager, "WITHDRAWN_SPREAD", 0.0)
+    monkeypatch.setattr(manager, "WITHDRAWN_AGAIN", 0.1)
+    url = origin.put("/jwks.json", {"keys": [A, B]})
+    rings = await start(settings({"jwks_url": url, "refresh": "1h"}))
+    assert kids(rings) == ("a", "b")
+    for _ in range(20):
+        rings.withdrawn()
+    await eventually(lambda: len(origin.asked) == 2, "fetched")
+    origin.put("/jwks.json", {"keys": [B]})
+    await eventually(lambda: kids(rings) == ("b",), "fetched again")
+    assert len(origin.asked) == 3
+    rings.withdrawn()
+    await eventually(lambda: len(origin.asked) == 5, "later news count again")
+
+
+async def test_keys_that_can_not_be_fetched_after_a_withdrawal_are_tried_until_they_can(
+    start: Start, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then the withdrawn key is good here: that can't wait for `keys.refresh`."""
+    monkeypatch.setattr(manager, "WITHDRAWN_SPREAD", 0.0)
+    monkeypatch.setattr(manager, "WITHDRAWN_AGAIN", 0.02)
+    monkeypatch.setattr(manager, "FIRST_RETRY", 0.02)
+    url = origin.put("/jwks.json", {"keys": [A, B]})
+    rings = await start(settings({"jwks_url": url, "refresh": "1h"}))
+    origin.pages["/jwks.json"] = Answer(status=500)
+    rings.withdrawn()
+    await eventually(lambda: len(origin.asked) >= 5, "tried again and again")
+    assert kids(rings) == ("a", "b")
+    origin.put("/jwks.json", {"keys": [B]})
+    await eventually(lambda: kids(rings) == ("b",), "fetched")

@@ -125,9 +125,7 @@ def metrics(tmp_path: Path) -> Metrics:
         lookups={"clear": 20, "timeout": 2},
         store_latency=store.latency,
         store=Store(),
-        uses=SimpleNamespace(
-            results={"first": 6, "used_here": 2}, here=SimpleNamespace(size=6, evictions=1)
-        ),
+        uses=SimpleNamespace(results={"first": 6, "used_here": 2}, remembered=6, evictions=1),
         exposed={"revoked": 3, "failed": 2, "dropped": 0},
         audit=audit,
         reconciler=SimpleNamespace(
@@ -264,7 +262,12 @@ def test_the_readme_tables_every_metric() -> None:
     table = re.findall(r"^\| `(authz_\w+)` \| (\w+) \| (.*) \| (.+) \|$", readme, re.MULTILINE)
     assert table == [
         (one.name, one.kind, ", ".join(f"`{label}`" for label in one.labels), one.meaning)
-        for one in (*names.METRICS, *names.WORKER_METRICS, *names.RELAY_METRICS)
+        for one in (
+            *names.METRICS,
+            *names.WORKER_METRICS,
+            *names.RELAY_METRICS,
+            *names.TOKEN_METRICS,
+        )
     ]
 
 

@@ -181,3 +181,34 @@ async def test_stores_with_different_numbers_of_buckets_are_refused(
     assert last.startswith("authz: store.buckets is 16, but the store to copy from was written ")
     assert f"with {source_has}" in last
     assert regions.west.command("DBSIZE") == 0
+
+
+async def test_word_of_withdrawn_keys_goes_both_ways_and_comes_to_rest(
+    regions: Regions, start_relay: StartRelay
+) -> None:
+    """Sidecars of the other region fetch their keys, too. The higher number is in both at the end,
+    and neither relay goes on telling the other.
+    """
+
+    def numbers(server: ValkeyServer) -> set[bytes | None]:
+        return {server.command("HGET", tip_key(bucket), "keys") for bucket in range(BUCKETS)}
+
+    async with opened(regions.east.url) as east, opened(regions.west.url) as west:
+        await east.store.announcements.announce(1_800_000_000)
+        await asyncio.to_thread(start_relay, regions.east.url, regions.west.url)
+        await eventually(lambda: numbers(regions.west) == {b"1800000000000"}, "there")
+        await asyncio.to_thread(start_relay, regions.west.url, regions.east.url)
+        await west.store.announcements.announce(1_800_000_001)
+        await eventually(lambda: numbers(regions.east) == {b"1800000001000"}, "and back")
+
+        async def is_at_rest() -> bool:
+            for server in regions:
+                server.reset_counts()
+            await eventually(
+                lambda: all(server.command_counts()["hmget"] > 2 * BUCKETS for server in regions),
+                "a comparison more on either side",
+            )
+            return not any(server.command_counts()["evalsha"] for server in regions)
+
+        await eventually(is_at_rest, "nobody tells the other any more")
+        assert numbers(regions.west) == numbers(regions.east) == {b"1800000001000"}

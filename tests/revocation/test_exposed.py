@@ -146,6 +146,21 @@ async def test_a_hanging_node_does_not_hold_up_the_others() -> None:
         await eventually(lambda: world.store.revocations, "the next one")
 
 
+async def test_an_error_of_our_own_ends_no_writer() -> None:
+    class BreaksFirst(Store):
+        async def revoke_token(self, revocation: TokenRevocation) -> Acknowledgement:
+            self.attempts += 1
+            if self.attempts <= 2 * WRITERS:
+                raise RuntimeError("a bug")
+            return await super().revoke_token(revocation)
+
+    with capture_logs() as logs:
+        async with started(BreaksFirst()) as world:
+            world.exposed.tell(identity())
+            await eventually(lambda: world.store.revocations, "revoked all the same")
+    assert [one["event"] for one in logs].count(events.EXPOSED_FAILED) == 2 * WRITERS
+
+
 async def test_what_is_left_at_the_end_is_said() -> None:
     with capture_logs() as logs:
         async with started(Store(down=True)) as world:

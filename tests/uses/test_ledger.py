@@ -79,6 +79,25 @@ async def test_without_a_store_memory_decides() -> None:
     assert [await use(ledger, name, until=1e10) for _ in range(2)] == [FIRST, USED]
 
 
+# Several processes of one sidecar
+
+
+async def test_what_another_process_used_is_refused_without_asking() -> None:
+    """And what it takes back is not, unless it was used here."""
+    one, other = Ledger(None), Ledger(None)
+    one.tell = lambda *told: other.hear([told], time.time())
+    theirs, both, taken_back = new_name(), new_name(), new_name()
+    assert await use(other, both, until=1e10) == FIRST
+    for name in (theirs, both, taken_back):
+        assert await use(one, name, until=1e10) == FIRST
+    one.forget(taken_back, 1e10)
+    one.forget(both, 1e10)
+    assert other.remembered == 2
+    assert [await use(other, name, until=1e10) for name in (theirs, both)] == [USED, USED]
+    assert await use(other, taken_back, until=1e10) == FIRST
+    assert other.results == {"first": 2, "used_here": 2}
+
+
 # While a slot moves
 
 

@@ -230,7 +230,9 @@ async def test_a_worker_that_hangs_for_good_is_killed(tmp_path: Path) -> None:
     settings = Settings.model_validate(
         {"issuers": [default_issuer(tmp_path)], "listen": ["unix:/x"]}
     )
-    worker = WorkerProcess(0, settings.model_copy(update={"listen": []}), lambda: None)
+    worker = WorkerProcess(
+        0, settings.model_copy(update={"listen": []}), lambda: None, lambda _: None
+    )
     try:
         await eventually(lambda: worker.serving, "serving", timeout=SLOW)
         worker.tick()
@@ -258,7 +260,7 @@ async def test_a_worker_that_does_not_come_up_in_time_is_killed(
 ) -> None:
     monkeypatch.setattr(process, "START_LIMIT", 0.05)
     settings = Settings.model_validate({"issuers": [default_issuer(tmp_path)]})
-    worker = WorkerProcess(0, settings, lambda: None)
+    worker = WorkerProcess(0, settings, lambda: None, lambda _: None)
     assert await worker.wait() == -signal.SIGKILL
     assert not worker.serving
 

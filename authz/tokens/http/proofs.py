@@ -2,7 +2,7 @@
 
 import binascii
 from collections.abc import Awaitable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.requests import Request
 
@@ -17,6 +17,15 @@ from authz.uses.record import Used
 PROOF_HEADER = "dpop"
 
 
+class Proven(NamedTuple):
+    """What a proof has shown."""
+
+    cnf: Mapping[str, Any]
+    """For a token that is bound to the key: `{"jkt": …}` (section 6.1)."""
+    next_nonce: str | None
+    """What the client's next proof should have in it (section 8.2); None: it may go on as it is."""
+
+
 class Proofs:
     """Reads the proof of a request, which works once in the whole cluster."""
 
@@ -29,8 +38,8 @@ class Proofs:
 
     async def of(
         self, request: Request, url: str, now: float, *, access_token: str | None = None
-    ) -> Mapping[str, Any] | None:
-        """The `cnf` of whoever sent the request to `url`: `{"jkt": …}`; None: there is no proof.
+    ) -> Proven | None:
+        """Who sent the request to `url`; None: there is no proof.
 
         `access_token`: what the proof has to go with. OAuthError: the proof is no good, or nobody
         can say whether it was used before.
@@ -51,7 +60,7 @@ class Proofs:
                 )
             raise _bad(proof.detail or proof.reason.value.description)
         await self._use(proof, now)
-        return {"jkt": proof.jkt}
+        return Proven({"jkt": proof.jkt}, proof.next_nonce)
 
     async def _use(self, proof: Proof, now: float) -> None:
         bucket = binascii.crc32(proof.name.encode()) % self._buckets

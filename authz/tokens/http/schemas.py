@@ -4,7 +4,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from authz.tokens.clients.client import GRANTS
 from authz.tokens.http.form import FORM
+from authz.tokens.http.subjects import TYPES
 
 
 class _Shape(BaseModel):
@@ -86,13 +88,13 @@ def form_of(required: list[str], **fields: dict[str, Any]) -> dict[str, Any]:
 
 TOKEN_FORM = form_of(
     ["grant_type"],
-    grant_type=_TEXT,
+    grant_type={**_TEXT, "enum": list(GRANTS)},
     scope=_TEXT,
     audience=_TEXT,
     resource=_TEXT,
     refresh_token=_TEXT,
     subject_token=_TEXT,
-    subject_token_type=_TEXT,
+    subject_token_type={**_TEXT, "enum": list(TYPES)},
     requested_token_type=_TEXT,
     device=_TEXT,
     address=_TEXT,

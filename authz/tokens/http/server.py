@@ -197,19 +197,25 @@ class HttpServer:
 
 
 def _bind(listen: str) -> socket.socket:
+    """OSError: the address can't be had."""
     if listen.startswith("unix:"):
         path = Path(listen.removeprefix("unix:"))
         _remove_dead_socket(path)
         listener = socket.socket(socket.AF_UNIX)
-        listener.bind(str(path))
-        path.chmod(0o660)
+        address: Any = str(path)
     else:
         host, port = split_host_port(listen)
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
         listener.bind(address)
-    listener.listen(BACKLOG)
+        if listener.family == socket.AF_UNIX:
+            Path(address).chmod(0o660)
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
     listener.setblocking(False)
     return listener
 

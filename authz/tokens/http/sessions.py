@@ -7,6 +7,7 @@ Asked with an access token of this service:
 """
 
 from dataclasses import asdict
+from http import HTTPStatus
 from typing import Any, NamedTuple
 
 from starlette.requests import Request
@@ -101,9 +102,22 @@ async def _require_proof(
     if bound is None or scheme != "DPoP":
         raise invalid_token("the token and the scheme do not go together", scheme)
     url = parts.paths.url(request.url.path.removeprefix(parts.paths.prefix))
-    proven = await parts.proofs.of(request, url, parts.clock(), access_token=token)
-    if proven is None or proven != bound:
+    try:
+        proven = await parts.proofs.of(request, url, parts.clock(), access_token=token)
+    except OAuthError as error:
+        raise _challenged(error) from None
+    if proven is None or proven.cnf != bound:
         raise invalid_token("the token is bound to a key that the request does not prove", scheme)
+
+
+def _challenged(error: OAuthError) -> OAuthError:
+    """RFC 9449 section 7.1: what is a 400 at the token endpoint is a 401 with a challenge here."""
+    if error.status != HTTPStatus.BAD_REQUEST:
+        return error
+    challenge = f'DPoP error="{error.error}", error_description="{error.description}"'
+    return OAuthError(
+        401, error.error, error.description, {**error.headers, "www-authenticate": challenge}
+    )
 
 
 def _shown(session: dict[str, Any]) -> dict[str, Any]:

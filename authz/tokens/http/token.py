@@ -68,7 +68,8 @@ class TokenEndpoint:
         if grant not in client.grants:
             raise unauthorized_client("this client may not use this grant")
         await parts.throttle.spend("refresh_client" if refreshing else "issue_client", client.id)
-        cnf = await parts.proofs.of(request, parts.paths.url("/oauth2/token"), parts.clock())
+        proven = await parts.proofs.of(request, parts.paths.url("/oauth2/token"), parts.clock())
+        cnf = None if proven is None else proven.cnf
         if refreshing:
             issued = await self._refresh(client, request, form, cnf, address)
         elif grant == CLIENT_CREDENTIALS:
@@ -76,7 +77,10 @@ class TokenEndpoint:
         else:
             issued = await self._exchange(client, request, form, cnf, address)
         parts.figures.gave({TOKEN_EXCHANGE: "token_exchange"}.get(grant, grant))
-        return self._give(client, issued, exchanged=grant == TOKEN_EXCHANGE)
+        response = self._give(client, issued, exchanged=grant == TOKEN_EXCHANGE)
+        if proven is not None and proven.next_nonce is not None:
+            response.headers["dpop-nonce"] = proven.next_nonce
+        return response
 
     # ---- the grants
 

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from authz.keys.issuing import followed
 from authz.keys.issuing.followed import FollowedKeys
 from authz.keys.issuing.open import open_signing_keys
+from authz.keys.vault import client
 from authz.settings.signing import SigningSettings
 from support.openbao import OpenBao
 
@@ -19,6 +21,13 @@ def openbao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
     """Unsealed, and not to be left otherwise. Each test has keys of its own."""
     with OpenBao(tmp_path_factory.mktemp("openbao")) as openbao:
         yield openbao
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Vault is back soon, here."""
+    monkeypatch.setattr(client, "REST", 0.1)
+    monkeypatch.setattr(followed, "LAST_RETRY", 0.2)
 
 
 @pytest.fixture

@@ -72,11 +72,11 @@ async def test_an_approle_logs_in_again_when_its_token_can_not_be_renewed_furthe
     openbao: OpenBao, key: str, start_keys: StartKeys, tmp_path: Path
 ) -> None:
     openbao.policy("role", 'path "transit/*" { capabilities = ["read", "update"] }')
-    role = openbao.approle(tmp_path, "role", token_ttl="2s", token_max_ttl="2s")
+    role = openbao.approle(tmp_path, "role", token_ttl="1s", token_max_ttl="1s")
     began = time.monotonic()
     with capture_logs() as logs:
         keys = await start_keys({"address": openbao.address, "key": key, "approle": role})
-        while time.monotonic() - began < 3.0:
+        while time.monotonic() - began < 1.6:
             assert await signs(keys)
             await asyncio.sleep(0.02)
     logins = [line for line in logs if line["event"] == events.VAULT_LOGGED_IN]

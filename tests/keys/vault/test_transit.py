@@ -1,5 +1,6 @@
 """Keys of the transit engine, in a real OpenBao: it signs, and the private key never leaves it."""
 
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -23,6 +24,15 @@ path "transit/sign/{0}" {{ capabilities = ["update"] }}
 ROTATES = """
 path "transit/keys/{0}/rotate" {{ capabilities = ["update"] }}
 """
+
+
+README = Path(__file__).parents[3] / "authz/keys/README.md"
+
+
+def test_the_readme_has_these_policies() -> None:
+    written = " ".join(README.read_text().split())
+    for line in (POLICY + ROTATES).format("tokens").strip().splitlines():
+        assert " ".join(line.split()) in written
 
 
 async def issue(keys: FollowedKeys) -> tuple[str, str]:

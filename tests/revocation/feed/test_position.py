@@ -272,3 +272,12 @@ def test_a_tip_is_read_from_its_hash() -> None:
 def test_what_is_no_tip_is_an_error(reply: list[bytes | None]) -> None:
     with pytest.raises(EntryError):
         Tip.of_reply(reply)
+
+
+def test_word_of_withdrawn_keys_is_no_matter_of_the_streams() -> None:
+    """A tip that has only that is of a bucket without any revocation so far."""
+    told = Tip.of_reply([None, None, None, None, b"1800000000000"])
+    assert (told, told.keys) == (NOTHING, 1_800_000_000_000)
+    told = Tip.of_reply([b"epoch-1", b"5", b"5-0", b"3", b"7"])
+    assert (told, told.keys) == (Tip(E1, 5, "5-0", 3), 7)
+    assert Tip.of_reply([b"epoch-1", b"5", b"5-0", b"3", None]).keys == 0

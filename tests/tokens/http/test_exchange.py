@@ -1,14 +1,15 @@
 """Token exchange (RFC 8693): whose word is taken for who the user is, and whose isn't."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+import httpx
 import jwt
 import pytest
-from tokens.conftest import World
+from tokens.conftest import PROVIDER, PROVIDER_KID, World
 
 from authz.revocation.record import bucket_of, user_digest
 from authz.tokens.clients.client import TOKEN_EXCHANGE, Client
@@ -17,17 +18,14 @@ from support.revocations import BUCKETS, of_user, opened, token_ref
 from support.token_service import (
     ISSUER,
     SECRET,
-    TokenServer,
     assertion,
     claims_of,
     login_service,
     new_client,
 )
-from support.valkey import ValkeyServer
 
 ID_TOKEN = "urn:ietf:params:oauth:token-type:id_token"
 ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"
-PROVIDER = "https://idp.example"
 
 
 def refusal(world: World, token: str, client: Client | None = None, **form: Any) -> str:
@@ -135,37 +133,11 @@ def test_a_refused_request_does_not_use_the_assertion_up(world: World) -> None:
 # tokens of a trusted issuer
 
 
-@dataclass(frozen=True)
-class Trusting:
-    server: TokenServer
-    valkey: ValkeyServer
-    login: Client
-
-    def exchange(self, token: str, kind: str = ID_TOKEN, client: Client | None = None) -> Any:
-        client = client or self.login
-        return self.server.exchange(client.id, token, subject_token_type=kind)
-
-
-@pytest.fixture(scope="module")
-def trusting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trusting]:
-    """A service that trusts PROVIDER, whose users have the prefix `idp:`."""
-    folder = tmp_path_factory.mktemp("trusting")
-    keys = folder / "provider.jwks.json"
-    keys.write_text(jwks.jwks(jwks.jwk(jwks.rsa_key("provider"), "p-1", alg="RS256")))
-    issuer = {
-        "issuer": PROVIDER,
-        "audiences": ["login"],
-        "algorithms": ["RS256"],
-        "keys": {"jwks_file": str(keys)},
-        "subject_prefix": "idp:",
-    }
-    with (
-        ValkeyServer(folder / "valkey") as valkey,
-        TokenServer(folder, valkey.url, {"exchange": {"issuers": [issuer]}}) as server,
-    ):
-        login = login_service(keys=())
-        server.add(login)
-        yield Trusting(server, valkey, login)
+def exchange(
+    world: World, token: str, kind: str = ID_TOKEN, client: Client | None = None
+) -> httpx.Response:
+    client = client or world.login
+    return world.server.exchange(client.id, token, subject_token_type=kind)
 
 
 def provided(typ: str = "JWT", **claims: Any) -> str:
@@ -173,21 +145,21 @@ def provided(typ: str = "JWT", **claims: Any) -> str:
     now = int(time.time())
     said = {"iss": PROVIDER, "sub": "alice", "aud": "login", "iat": now, "exp": now + 300, **claims}
     key = jwks.pem(jwks.rsa_key("provider"))
-    return jwt.encode(said, key, "RS256", {"kid": "p-1", "typ": typ})
+    return jwt.encode(said, key, "RS256", {"kid": PROVIDER_KID, "typ": typ})
 
 
-def test_a_user_of_a_trusted_issuer_has_its_prefix(trusting: Trusting) -> None:
+def test_a_user_of_a_trusted_issuer_has_its_prefix(world: World) -> None:
     """So that two providers' users can't be one."""
-    answer = trusting.exchange(provided(auth_time=1_800_000_000))
+    answer = exchange(world, provided(auth_time=1_800_000_000))
     claims = claims_of(answer.json()["access_token"])
     assert (claims["sub"], claims["iss"]) == ("idp:alice", ISSUER)
     assert claims["auth_time"] == 1_800_000_000
 
 
-def test_an_access_token_is_no_id_token(trusting: Trusting) -> None:
+def test_an_access_token_is_no_id_token(world: World) -> None:
     token = provided("at+jwt")
-    assert trusting.exchange(token, ID_TOKEN).status_code == 400
-    assert trusting.exchange(token, ACCESS_TOKEN).status_code == 200
+    assert exchange(world, token, ID_TOKEN).status_code == 400
+    assert exchange(world, token, ACCESS_TOKEN).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -201,27 +173,27 @@ def test_an_access_token_is_no_id_token(trusting: Trusting) -> None:
     ids=["audience", "expired", "issuer", "our own"],
 )
 def test_a_token_that_the_sidecar_would_refuse_is_refused(
-    trusting: Trusting, make: Callable[[], str]
+    world: World, make: Callable[[], str]
 ) -> None:
-    answer = trusting.exchange(make())
+    answer = exchange(world, make())
     assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
 
 
-async def test_a_revoked_token_of_a_trusted_issuer_is_refused(trusting: Trusting) -> None:
+async def test_a_revoked_token_of_a_trusted_issuer_is_refused(world: World) -> None:
     theirs = replace(
         token_ref("bob"),
         user=user_digest(PROVIDER, "bob"),
         bucket=bucket_of(PROVIDER, "bob", BUCKETS),
     )
-    async with opened(trusting.valkey.url) as told:
+    async with opened(world.valkey.url) as told:
         await told.store.revoke_user(of_user(theirs, time.time()))
     before = int(time.time()) - 10
-    answer = trusting.exchange(provided(sub="bob", iat=before, exp=before + 300))
+    answer = exchange(world, provided(sub="bob", iat=before, exp=before + 300))
     assert "revoked" in answer.json()["error_description"]
 
 
-def test_a_client_may_only_exchange_what_it_was_trusted_with(trusting: Trusting) -> None:
+def test_a_client_may_only_exchange_what_it_was_trusted_with(world: World) -> None:
     plain = new_client("plain", TOKEN_EXCHANGE)
-    trusting.server.add(plain)
-    answer = trusting.exchange(provided(), client=plain)
+    world.server.add(plain)
+    answer = exchange(world, provided(), client=plain)
     assert answer.json()["error"] == "unauthorized_client"
