@@ -37,6 +37,8 @@ def test_a_key_needs_not_say_what_it_is_for(member: str) -> None:
     ("change", "problem"),
     [
         ({"use": "sig"}, "its use is not enc"),
+        ({"use": ["enc"]}, "its use is not enc"),
+        ({"alg": {}}, "its alg is not RSA-OAEP-256"),
         ({"alg": "RS256"}, "its alg is not RSA-OAEP-256"),
         ({"alg": "RSA-OAEP"}, "its alg is not RSA-OAEP-256"),
         ({"key_ops": ["sign"]}, "its key_ops name nothing that encrypts"),
