@@ -138,6 +138,8 @@ class Subjects:
             raise _bad(bad.reason, bad.detail) from None
         # Believed for nothing but to know who has to be asked.
         issuer = jws.claims.get("iss")
+        if not is_header_text(issuer):
+            raise _bad(Reason.CLAIM_INVALID, "iss")
         typ = str(jws.header.get("typ", "")).lower().removeprefix("application/")
         if kind == ID_TOKEN and typ == "at+jwt":
             raise invalid_request("subject_token: an access token is not an ID token")
@@ -149,10 +151,9 @@ class Subjects:
             prefix = ""
         else:
             raise invalid_request("subject_token: its issuer is not trusted")
-        auth_time = jws.claims.get("auth_time")
         subject = prefix + found.identity.subject
         await self._is_no_client(subject)
-        return Said(subject, auth_time if type(auth_time) is int else None)
+        return Said(subject, _instant(jws.claims.get("auth_time"), now))
 
     async def _is_no_client(self, subject: str) -> None:
         """RFC 9068 section 5: a client's token must not be mistaken for a user's, so no user may
@@ -237,6 +238,11 @@ def check_keys(jwks: Sequence[Mapping[str, Any]]) -> None:
     """KeySourceError: one of them can't be used, or there are none."""
     if not len(key_set_of(jwks)):
         raise KeySourceError("holds no key")
+
+
+def _instant(value: object, now: float) -> int | None:
+    """A past time in whole seconds. What is none says nothing: nobody here rests on it."""
+    return value if type(value) is int and 0 <= value <= now else None
 
 
 def _bad(reason: Reason, detail: str) -> OAuthError:
