@@ -61,11 +61,12 @@ def decryption_key(entry: object, algorithms: Collection[str]) -> VerificationKe
     none of the algorithms. KeySourceError: it can't be used.
     """
     public = read_encryption_key(entry, algorithms)
-    own = private_key(_object(entry), public.thumbprint)
-    if isinstance(own, rsa.RSAPrivateKey) and own.key_size > MAX_DECRYPTING_RSA_BITS:
+    size = public.key.key_size if isinstance(public.key, rsa.RSAPublicKey) else 0
+    if size > MAX_DECRYPTING_RSA_BITS:
         raise BadKeyError(
-            f"is an RSA key of {own.key_size} bits; {MAX_DECRYPTING_RSA_BITS} at most decrypt"
+            f"is an RSA key of {size} bits; {MAX_DECRYPTING_RSA_BITS} at most decrypt"
         )
+    own = private_key(_object(entry), public.thumbprint)
     return VerificationKey(public.kid, public.algorithms, public.thumbprint, _of_joserfc(own))
 
 
