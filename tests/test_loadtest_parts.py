@@ -1,6 +1,8 @@
 """The parts of the load test whose faults would not show: they would only give wrong figures."""
 
+import io
 import json
+import re
 import secrets
 import selectors
 import socket
@@ -15,6 +17,7 @@ from pathlib import Path
 import click
 import jwt
 import pytest
+from rich.console import Console
 
 from loadtest import pacer, pieces, sender
 from loadtest.issuing.client import ISSUE
@@ -26,6 +29,7 @@ from loadtest.proofs import measure_proofs
 from loadtest.report import Entry, Report, added, ratio, server_cost
 from loadtest.scenarios import ENVOY, LATENCY, Case, select
 from loadtest.subjects import OK_GRPCIO, OK_NATIVE, WARM
+from loadtest.tables import tables
 from loadtest.targets import Target, targets
 
 REPOSITORY = Path(__file__).parents[1]
@@ -215,3 +219,7 @@ def test_what_an_operation_costs_is_compared_with_the_signature_of_its_own_round
     report.issuing = found
     assert report.wrong == 3, "it fails the run"
     assert report.as_json()["issuing"]["to_encode"] == {"RS256": {ISSUE: 3.0}}
+    shown = io.StringIO()
+    Console(file=shown, width=120).print(tables(report, []))
+    assert re.search(r"RS256 +│ issue +│ +1 │ +- │ +- │ +800 │ +3.0 │ +3 ", shown.getvalue())
+    assert "3 wrong or missing answers in issuing" in shown.getvalue()

@@ -1,10 +1,11 @@
 """What was found of the token service, as a table."""
 
+from collections.abc import Sequence
 from statistics import median
 
 from rich.table import Table
 
-from loadtest.issuing.measure import Issuing
+from loadtest.issuing.measure import Issuing, Turn
 from loadtest.layout import add_columns, new_table, number
 
 
@@ -25,13 +26,15 @@ def table(found: Issuing) -> Table:
                 algorithm,
                 operation,
                 number(median(turn.per_second for turn in turns), ",.0f"),
-                *(
-                    number(median(turn.latency_ms.get(point, 0.0) for turn in turns), ".1f")
-                    for point in ("p50", "p99")
-                ),
+                *(number(_latency(turns, point), ".1f") for point in ("p50", "p99")),
                 number(median(turn.server_us for turn in turns), ",.0f"),
                 number(found.to_encode(algorithm, operation), ".1f"),
                 str(sum(turn.wrong for turn in turns)),
                 end_section=operation == list(operations)[-1],
             )
     return one
+
+
+def _latency(turns: Sequence[Turn], point: str) -> float | None:
+    found = [turn.latency_ms[point] for turn in turns if point in turn.latency_ms]
+    return median(found) if found else None
