@@ -231,9 +231,9 @@ class HttpServer:
                 os.unlink(self.listen.removeprefix("unix:"))  # noqa: PTH108  at once, at the stop
 
     async def _send_clients_away(self) -> None:
-        """Take no more connections, answer on those that there are for a moment more, and close each
-        with its answer: a request that is on its way into a connection when that is closed is lost,
-        and a refresh is not repeated.
+        """Take no more connections, answer on those that there are for a moment more, and close
+        each with its answer: a request that is on its way into a connection when that is closed is
+        lost, and a refresh is not repeated.
         """
         for listener in self._server.servers:
             listener.close()
