@@ -5,12 +5,13 @@ import json
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from authz.cli.errors import CommandError
+from authz.cli.errors import CommandError, needs_extra
 from authz.cli.options import config_option
 from authz.durations import Duration, format_duration, parse_duration
 from authz.keys.errors import KeySourceError
@@ -28,7 +29,6 @@ from authz.tokens.clients.client import (
     Client,
     Secret,
 )
-from authz.tokens.clients.secret import SecretHasher, new_secret
 from authz.tokens.clients.store import ClientChangedError, RedisClients
 from authz.tokens.http.subjects import check_keys
 
@@ -126,15 +126,15 @@ def add(
       authz clients add app --public --grant token_exchange --grant refresh_token --scope read
     """
     settings = load_settings(config, IssuerlessSettings)
-    secret = None if public else new_secret()
     now = time.time()
+    secret, hashed = (None, None) if public else _new_secret(now)
     client = Client(
         id=client_id,
         created=now,
         grants=tuple(dict.fromkeys(SHORT[name] for name in grants)),
         scopes=tuple(dict.fromkeys(scopes)),
         audiences=tuple(dict.fromkeys(audiences)),
-        secrets=() if secret is None else (_hashed(secret, now),),
+        secrets=() if hashed is None else (hashed,),
         lifetime=lifetime or None,
         may_exchange=may_exchange,
         keys=() if jwks is None else _read_keys(jwks),
@@ -167,6 +167,8 @@ def list_clients(config: Path | None, as_json: bool) -> None:
         if as_json:
             print(json.dumps(about))
         else:
+            created = datetime.fromtimestamp(client.created, UTC)
+            about["created"] = created.isoformat(timespec="seconds")
             rest = "  ".join(f"{name}={_text(one)}" for name, one in about.items() if name != "id")
             print(f"{client.id}  {rest}")
 
@@ -216,9 +218,8 @@ def rotate_secret(config: Path | None, client_id: str, overlap: float) -> None:
     Example:
       authz clients rotate-secret billing --overlap 1h --config authz.yaml
     """
-    secret = new_secret()
     now = time.time()
-    hashed = _hashed(secret, now)
+    secret, hashed = _new_secret(now)
 
     def renew(client: Client) -> Client:
         if client.public:
@@ -260,10 +261,14 @@ def _run(settings: Settings, work: Callable[[RedisClients], Awaitable[T]]) -> T:
     return asyncio.run(go())
 
 
-def _hashed(secret: str, now: float) -> Secret:
-    hasher = SecretHasher()
+def _new_secret(now: float) -> tuple[str, Secret]:
+    """A secret as its client gets it, and as it is kept."""
+    with needs_extra("tokens"):
+        from authz.tokens.clients.secret import SecretHasher, new_secret
+
+    secret, hasher = new_secret(), SecretHasher()
     try:
-        return Secret(hasher.hash(secret), now)
+        return secret, Secret(hasher.hash(secret), now)
     finally:
         hasher.close()
 

@@ -154,11 +154,16 @@ class TokenService:
         await self._encryption.start()
         await self._opening.start()
         await self._store.first_look()
-        follow = self._store.announcements.follow(self._keys.refresh)
+        follow = self._store.announcements.follow(self._refetch)
         self._following = asyncio.get_running_loop().create_task(follow)
         await self._server.start()
         self._readiness.serving()
         log.info(events.TOKENS_SERVING, listen=self._server.listen)
+
+    async def _refetch(self) -> None:
+        """Signing keys were withdrawn: ours, or those of an issuer that we trust."""
+        self._trusted.withdrawn()
+        await self._keys.refresh()
 
     async def ended(self) -> None:
         """Wait until it serves no more. Raises what ended it, where it wasn't asked to."""

@@ -130,6 +130,11 @@ class TokenServer:
         }
         return self.token(client, secret, **given)
 
+    def restart(self) -> None:
+        """End it, and start it again on the same addresses."""
+        self.process.stop()
+        self.process.start(self.is_ready)
+
     def stop(self) -> int:
         code = self.process.stop()
         self.close()

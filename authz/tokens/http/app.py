@@ -13,11 +13,17 @@ from authz import __version__
 from authz.keys.signer import SigningUnavailableError
 from authz.observe import events
 from authz.revocation.store import StoreError
-from authz.tokens.encryption import TokenTooLargeError
+from authz.tokens.encryption import MixedAudiencesError, TokenTooLargeError
 from authz.tokens.http import metadata, revoke, schemas, sessions
 from authz.tokens.http.cookies import Cookies
 from authz.tokens.http.docs_page import docs_response
-from authz.tokens.http.errors import OAuthError, invalid_scope, of_status, unavailable
+from authz.tokens.http.errors import (
+    OAuthError,
+    invalid_grant,
+    invalid_scope,
+    of_status,
+    unavailable,
+)
 from authz.tokens.http.middleware import Around
 from authz.tokens.http.parts import Parts
 from authz.tokens.http.token import TokenEndpoint
@@ -174,6 +180,15 @@ def _handle_failures(app: FastAPI, parts: Parts) -> None:
     @app.exception_handler(TokenTooLargeError)
     async def too_large(_: Request, error: TokenTooLargeError) -> Response:
         return refuse(invalid_scope(f"the token would be too large: {error}"))
+
+    @app.exception_handler(MixedAudiencesError)
+    async def mixed(_: Request, __: MixedAudiencesError) -> Response:
+        # Of a refresh: `tokens.encryption` has changed since the user logged in.
+        return refuse(invalid_grant("its audiences can't share one token any more; log in again"))
+
+    @app.exception_handler(Exception)
+    async def our_own(_: Request, __: Exception) -> Response:
+        return refuse(of_status(500))  # the framework raises it again: `Around` has it logged
 
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> Response:

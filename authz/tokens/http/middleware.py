@@ -18,6 +18,7 @@ comes beyond would only wait, and is told to come back."""
 HEADERS = (
     # RFC 6749 section 5.1 for tokens; there is nothing here that should be kept.
     (b"cache-control", b"no-store"),
+    (b"pragma", b"no-cache"),
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),

@@ -126,8 +126,12 @@ class Subjects:
         self._leeway = leeway
         self._buckets = buckets
 
-    async def said(self, client: Client, token: str, kind: str, now: float) -> Said:
-        """Whom the token that `client` presents speaks of. OAuthError; StoreError."""
+    async def said(
+        self, client: Client, token: str, kind: str, now: float, cnf: Mapping[str, Any] | None
+    ) -> Said:
+        """Whom the token that `client` presents speaks of. `cnf`: what the request has proven.
+        OAuthError; StoreError.
+        """
         if kind not in TYPES:
             raise invalid_request(f"subject_token_type: use one of {' '.join(TYPES)}")
         try:
@@ -138,21 +142,22 @@ class Subjects:
             raise _bad(bad.reason, bad.detail) from None
         # Believed for nothing but to know who has to be asked.
         issuer = jws.claims.get("iss")
+        if not is_header_text(issuer):
+            raise _bad(Reason.CLAIM_INVALID, "iss")
         typ = str(jws.header.get("typ", "")).lower().removeprefix("application/")
         if kind == ID_TOKEN and typ == "at+jwt":
             raise invalid_request("subject_token: an access token is not an ID token")
         if issuer in self._prefixes:
-            found = await self._of_trusted(client, token, now)
+            found = await self._of_trusted(client, token, now, cnf)
             prefix = self._prefixes[issuer]
         elif isinstance(issuer, str) and kind == JWT:
-            found = await self._of_login_service(client, token, issuer, jws.claims, now)
+            found = await self._of_login_service(client, token, issuer, jws.claims, now, cnf)
             prefix = ""
         else:
             raise invalid_request("subject_token: its issuer is not trusted")
-        auth_time = jws.claims.get("auth_time")
         subject = prefix + found.identity.subject
         await self._is_no_client(subject)
-        return Said(subject, auth_time if type(auth_time) is int else None)
+        return Said(subject, _instant(jws.claims.get("auth_time"), now))
 
     async def _is_no_client(self, subject: str) -> None:
         """RFC 9068 section 5: a client's token must not be mistaken for a user's, so no user may
@@ -161,7 +166,9 @@ class Subjects:
         if await self._clients.get(subject) is not None:
             raise invalid_request("subject_token: its subject has the name of a client")
 
-    async def _of_trusted(self, client: Client, token: str, now: float) -> Verified:
+    async def _of_trusted(
+        self, client: Client, token: str, now: float, cnf: Mapping[str, Any] | None
+    ) -> Verified:
         if not client.may_exchange:
             raise unauthorized_client("this client may not exchange tokens of other issuers")
         verified = self._verifier.verify(token, now)
@@ -174,6 +181,7 @@ class Subjects:
             if verified.reason is Reason.KEYS_UNAVAILABLE:
                 raise unavailable("issuer_keys")
             raise _bad(verified.reason, verified.detail)
+        _require_holder(verified, cnf)
         answer = self._find(verified.identity.ref)
         match await answer if isinstance(answer, Awaitable) else answer:
             case Revoked():
@@ -183,7 +191,13 @@ class Subjects:
         return verified
 
     async def _of_login_service(
-        self, client: Client, token: str, issuer: str, claims: Mapping[str, Any], now: float
+        self,
+        client: Client,
+        token: str,
+        issuer: str,
+        claims: Mapping[str, Any],
+        now: float,
+        cnf: Mapping[str, Any] | None,
     ) -> Verified:
         service = client if issuer == client.id else await self._clients.get(issuer)
         if service is None or service.disabled or not (service.may_exchange and service.keys):
@@ -197,6 +211,7 @@ class Subjects:
             raise invalid_request("subject_token: it is for another client (azp)")
         if not is_header_text(claims.get("jti")):
             raise invalid_request("subject_token: an assertion needs a jti")
+        _require_holder(verified, cnf)
         await self._use(service, claims["jti"], verified, now)
         return verified
 
@@ -237,6 +252,20 @@ def check_keys(jwks: Sequence[Mapping[str, Any]]) -> None:
     """KeySourceError: one of them can't be used, or there are none."""
     if not len(key_set_of(jwks)):
         raise KeySourceError("holds no key")
+
+
+def _require_holder(verified: Verified, cnf: Mapping[str, Any] | None) -> None:
+    """A token that is bound to a key is worth something with its proof only (RFC 9449 section 7),
+    here as elsewhere. Nobody's certificate is known here.
+    """
+    bound = verified.confirmation
+    if bound is not None and (bound.certificate is not None or cnf != {"jkt": bound.jkt}):
+        raise invalid_request("subject_token: it is bound to a key that the request doesn't prove")
+
+
+def _instant(value: object, now: float) -> int | None:
+    """A past time in whole seconds. What is none says nothing: nobody here rests on it."""
+    return value if type(value) is int and 0 <= value <= now else None
 
 
 def _bad(reason: Reason, detail: str) -> OAuthError:

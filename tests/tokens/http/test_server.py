@@ -6,17 +6,24 @@ import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
 from authz.settings import SettingsError
+from authz.settings.signing import SigningSettings
 from authz.settings.token_http import TokensTlsSettings
+from authz.settings.tokens import TokensSettings
 from authz.tokens.http import server as server_module
+from authz.tokens.http.app import make_app
 from authz.tokens.http.errors import of_status
+from authz.tokens.http.figures import Figures
 from authz.tokens.http.middleware import Around, send_error
+from authz.tokens.http.parts import Parts, Paths
 from authz.tokens.http.server import HttpServer
 from support.certificates import Certificates
 from support.ports import LOOPBACK, free_port
@@ -124,6 +131,36 @@ async def test_an_error_of_our_own_is_told_to_the_log_alone(
     assert "detail" not in answer.text
     assert "a detail" in capsys.readouterr().out
     assert seen == [("other", 500)]
+
+
+async def test_a_route_that_breaks_answers_in_the_same_form(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Broken:
+        def jwks(self) -> dict[str, Any]:
+            raise RuntimeError("a detail")
+
+    none: Any = None
+    parts = Parts(
+        **dict.fromkeys((one.name for one in fields(Parts)), none)
+        | {
+            "keys": Broken(),
+            "settings": TokensSettings(
+                issuer="https://login.example",
+                audiences=["api"],
+                signing=SigningSettings(key_file=Path("/none")),
+            ),
+            "paths": Paths("https://login.example"),
+            "figures": Figures(),
+        }
+    )
+    transport = httpx.ASGITransport(make_app(parts))
+    async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+        answer = await client.get("/.well-known/jwks.json")
+    assert (answer.status_code, answer.json()["error"]) == (500, "server_error")
+    assert answer.headers["cache-control"] == "no-store"
+    assert "a detail" in capsys.readouterr().out
+    assert parts.figures.requests == {("/.well-known/jwks.json", "500"): 1}
 
 
 async def test_too_many_at_a_time_are_told_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
