@@ -35,9 +35,22 @@ class Ledger:
         """Uses that were pushed out of memory while they still counted."""
         return self._here.evictions + self._heard.evictions
 
-    def use(self, bucket: int, name: str, until: float, now: float) -> Use | Awaitable[Use]:
+    def use(
+        self,
+        bucket: int,
+        name: str,
+        until: float,
+        now: float,
+        *,
+        waited: float = 0.0,
+        unavailable: Unavailable | None = None,
+    ) -> Use | Awaitable[Use]:
         """Use a thing, which nobody can do again. At once where memory holds the answer, else an
-        awaitable of at most `store.timeout`. Never raises for a failure of the store.
+        awaitable. Never raises for a failure of the store.
+
+        A check waits for the store for `store.timeout` in all, so `waited` says for how many
+        seconds it has. `unavailable`: what the store said to this check before; it isn't asked
+        again, and this is the answer where memory has none.
 
         `name`: 43 characters of a digest, scoped by what kind of thing it is. `until`: when it
         can't be used any more in any case, the same each time. `now`. Seconds since 1970.
@@ -51,7 +64,7 @@ class Ledger:
         self.tell(name, until, True)
         if self._store is None:
             return self._counted(FIRST)
-        answer = self._store.use(bucket, name, until)
+        answer = unavailable or self._store.use(bucket, name, until, waited)
         if isinstance(answer, Unavailable):
             self.owed.add(bucket, name, until)
             return self._counted(answer)
@@ -83,7 +96,11 @@ class Ledger:
                 self._heard.discard(name, until)
 
     async def _finish(self, answer: Awaitable[Use], bucket: int, name: str, until: float) -> Use:
-        use = await answer
+        try:
+            use = await answer
+        except BaseException:  # cancelled: nobody was let through
+            self.forget(name, until)
+            raise
         if isinstance(use, Unavailable):
             self.owed.add(bucket, name, until)
         return self._counted(use)

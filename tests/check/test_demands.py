@@ -42,11 +42,24 @@ class FakeLedger:
         self.uses = list(uses)
         self.later = later
         self.used: list[str] = []
+        self.told: list[Unavailable | None] = []
+        """What each use was told of the store."""
         self.forgotten: list[str] = []
 
-    def use(self, bucket: int, name: str, until: float, now: float) -> Use | Awaitable[Use]:
+    def use(
+        self,
+        bucket: int,
+        name: str,
+        until: float,
+        now: float,
+        *,
+        waited: float = 0.0,
+        unavailable: Unavailable | None = None,
+    ) -> Use | Awaitable[Use]:
         assert 0 <= bucket < 16
         assert now == NOW < until
+        assert waited == 0.0  # by a clock that stands still
+        self.told.append(unavailable)
         self.used.append(name)
         use = self.uses.pop(0) if len(self.uses) > 1 else self.uses[0]
         return asyncio.sleep(0, use) if self.later else use

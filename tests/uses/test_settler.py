@@ -25,8 +25,10 @@ class Store:
         self.written: list[str] = []
         self.refused = 0
 
-    def use(self, bucket: int, name: str, until: float) -> Awaitable[Use] | Unavailable:
-        del until
+    def use(
+        self, bucket: int, name: str, until: float, waited: float = 0.0
+    ) -> Awaitable[Use] | Unavailable:
+        del until, waited
         if bucket in self.silent:
             self.refused += 1
             return Unavailable("breaker_open")
