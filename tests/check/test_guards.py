@@ -24,7 +24,7 @@ from authz.check.policy import RoutePolicies
 from authz.check.verdict import Decision, Reason, Verdict
 from authz.revocation.record import Clear, Finding, Revoked, Unavailable
 from authz.settings import IssuerlessSettings
-from authz.uses.record import FIRST, USED, Use
+from authz.uses.record import FIRST, USED, Use, Used
 from support.jwks import rsa_key
 
 GONE = Unavailable("timeout")
@@ -53,10 +53,20 @@ class FixedLedger:
         self._use = use
         self.asked = 0
 
-    def use(self, bucket: int, name: str, until: float, now: float) -> Use:
-        del bucket, name, until, now
+    def use(
+        self,
+        bucket: int,
+        name: str,
+        until: float,
+        now: float,
+        *,
+        waited: float = 0.0,
+        unavailable: Unavailable | None = None,
+    ) -> Use:
+        del bucket, name, until, now, waited
         self.asked += 1
-        return self._use
+        # Memory would know of a use that it refused; of any other it has nothing to say.
+        return self._use if unavailable is None or isinstance(self._use, Used) else unavailable
 
     def forget(self, name: str, until: float) -> None:
         del name, until
