@@ -1,5 +1,6 @@
 """The application: every route, and what each failure becomes."""
 
+from functools import cache
 from typing import Any
 
 import structlog
@@ -42,7 +43,7 @@ def make_app(parts: Parts) -> ASGIApp:
         title="authz tokens",
         version=__version__,
         description=DESCRIPTION,
-        openapi_url=f"{prefix}/openapi.json",
+        openapi_url=None,  # `_about` has it, written once
         docs_url=None,  # the framework's pages load scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
@@ -150,9 +151,18 @@ def _about(parts: Parts, app: FastAPI) -> APIRouter:
     async def jwks() -> Response:
         return JSONResponse(parts.keys.jwks())
 
+    @cache
+    def described() -> tuple[Response, Response]:
+        """Written once: they are large, and always the same."""
+        return JSONResponse(app.openapi()), docs_response(app.openapi())
+
+    @router.get("/openapi.json", include_in_schema=False)
+    async def description() -> Response:
+        return described()[0]
+
     @router.get("/docs", include_in_schema=False)
     async def docs() -> Response:
-        return docs_response(app.openapi())
+        return described()[1]
 
     return router
 

@@ -27,6 +27,7 @@ from authz.tokens.http.parts import Parts, Paths
 from authz.tokens.http.server import HttpServer
 from support.certificates import Certificates
 from support.ports import LOOPBACK, free_port
+from support.waiting import eventually
 
 
 async def fine(scope: Scope, receive: Receive, send: Send) -> None:
@@ -100,6 +101,65 @@ async def test_who_says_nothing_is_sent_away(monkeypatch: pytest.MonkeyPatch) ->
             writer.write(said)
             await is_closed(reader)
             writer.close()
+
+
+async def test_a_later_head_has_no_more_time_than_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server_module, "HEAD_TIMEOUT", 0.1)
+    port = free_port()
+    async with serving(f"{LOOPBACK}:{port}"):
+        reader, writer = await asyncio.open_connection(LOOPBACK, port)
+        for _ in range(3):
+            writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert b"404" in await reader.readuntil(b"}")
+            await asyncio.sleep(0.15)  # between two requests it may idle
+        writer.write(b"GET / HT")
+        await is_closed(reader)
+        writer.close()
+
+
+async def test_who_does_not_read_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And meanwhile takes the place of nobody."""
+    monkeypatch.setattr(server_module, "WRITE_TIMEOUT", 0.2)
+    ended: list[int] = []
+
+    async def large(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-length", b"10000000")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for _ in range(10):
+            await send({"type": "http.response.body", "body": b"x" * 1_000_000, "more_body": True})
+
+    app = Around(large, lambda _, status, __: ended.append(status))
+    port = free_port()
+    server = HttpServer(app, f"{LOOPBACK}:{port}", tls=None, drain=1)
+    await server.start()
+    reader, writer = await asyncio.open_connection(LOOPBACK, port, limit=1024)
+    writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+    await eventually(lambda: ended, "the answer is given up")
+    assert reader is not None
+    writer.close()
+    await server.stop()
+
+
+async def test_who_still_sends_takes_nobody_s_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("authz.tokens.http.middleware.MAX_AT_A_TIME", 1)
+
+    async def read(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await fine(scope, receive, send)
+
+    port = free_port()
+    server = HttpServer(Around(read, lambda *_: None), f"{LOOPBACK}:{port}", tls=None, drain=1)
+    await server.start()
+    slow = [await asyncio.open_connection(LOOPBACK, port) for _ in range(5)]
+    for _, writer in slow:
+        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n")
+    async with httpx.AsyncClient(trust_env=False) as client:
+        assert (await client.get(f"http://{LOOPBACK}:{port}/")).status_code == 404
+    for _, writer in slow:
+        writer.close()
+    await server.stop()
 
 
 async def test_one_connection_too_many_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
