@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "authz"
 
 PURE_REVOCATION = (
-    "record", "entry", "store", "redis/outage", "feed/position", "feed/figures",
+    "record", "entry", "store", "redis/outage", "feed/position", "feed/news", "feed/figures",
 )  # fmt: skip
 PURE_FILES = [
     *sorted(PACKAGE.glob("check/*.py")),
