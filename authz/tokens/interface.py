@@ -22,7 +22,9 @@ class Tokens(Protocol):
     taken effect or not; what returned has, and is replicated. `now`: seconds since 1970.
     """
 
-    async def issue(self, grant: GrantRequest, now: float) -> Issued: ...
+    async def issue(self, grant: GrantRequest, now: float) -> Issued:
+        """LoggedOutError: what vouches for it is older than the user's log-out everywhere."""
+        ...
 
     async def refresh(self, request: RefreshRequest, now: float) -> Issued | RefreshRefused: ...
 

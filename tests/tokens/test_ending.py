@@ -174,7 +174,11 @@ async def test_to_revoke_an_access_token_takes_no_other(cluster: ValkeyCluster) 
         assert (left.sid, left.tokens) == (first.sid, 1)
 
 
-@pytest.mark.parametrize("text", ["", "a.b.c", "rt1_", "é" * 114, "x" * 20_000])
+@pytest.mark.parametrize(
+    "text",
+    ["", "a.b.c", "rt1_", "é" * 114, "\ud800" * 114, "x" * 20_000],
+    ids=["empty", "dots", "prefix", "letters", "surrogates", "long"],
+)
 async def test_what_is_no_token_of_ours_is_no_error(cluster: ValkeyCluster, text: str) -> None:
     async with serving(cluster.url) as service:
         assert await service.issuer.revoke(text, CLIENT, time.time()) is Revoked.NOTHING

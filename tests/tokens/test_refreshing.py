@@ -89,6 +89,16 @@ async def test_tabs_that_race_all_get_the_same_refresh_token_and_stay_logged_in(
         await two.refreshed(tabs[0])
 
 
+async def test_tabs_of_one_process_take_turns_and_nothing_is_signed_in_vain(
+    cluster: ValkeyCluster,
+) -> None:
+    async with serving(cluster.url) as service:
+        first = await service.log_in()
+        await asyncio.gather(*(service.refreshed(first) for _ in range(10)))
+        assert service.issuer.figures.conflicts == 0
+        assert service.keys.signed == 11
+
+
 async def test_a_thief_and_a_victim_in_the_same_grace_do_not_both_go_on_unseen(
     cluster: ValkeyCluster,
 ) -> None:
