@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 from integration.conftest import PATIENT_STORE, Deploy, Deployment
 
-from authz.tokens.clients.client import REFRESH_TOKEN, Client
+from authz.tokens.clients.client import REFRESH_TOKEN, TOKEN_EXCHANGE, Client
 from support.cluster import ValkeyCluster
 from support.token_service import (
     ISSUER,
@@ -113,7 +113,13 @@ def test_a_page_s_cookie_is_let_through_and_from_another_site_it_is_not(world: W
     page = app("page", scopes=("read",), cookies=True)
     world.tokens.add(page)
     said = assertion(world.login, "dora", azp=page.id)
-    answer = world.tokens.exchange(page.id, said, None)
+    form = {
+        "grant_type": TOKEN_EXCHANGE,
+        "client_id": page.id,
+        "subject_token": said,
+        "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
+    }
+    answer = world.tokens.http.post("/oauth2/token", data=form, headers={"origin": ISSUER})
     (cookie,) = (
         line.partition(";")[0]
         for line in answer.headers.get_list("set-cookie")
