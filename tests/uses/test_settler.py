@@ -26,10 +26,8 @@ class Store:
         self.written: list[str] = []
         self.refused = 0
 
-    def use(
-        self, bucket: int, name: str, until: float, waited: float = 0.0
-    ) -> Awaitable[Use] | Unavailable:
-        del until, waited
+    def use(self, bucket: int, name: str, until: float) -> Awaitable[Use] | Unavailable:
+        del until
         if bucket in self.silent:
             self.refused += 1
             return Unavailable("breaker_open")
