@@ -171,7 +171,7 @@ class TokenEndpoint:
         wanted = RefreshRequest(
             token=token,
             client_id=client.id,
-            scopes=None if asked is None else tuple(_split_scopes(asked)),
+            scopes=None if asked is None else tuple(dict.fromkeys(_split_scopes(asked))),
             cnf=cnf,
             address=_about(client, request, form, address)[1],
         )
