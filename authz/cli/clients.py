@@ -48,11 +48,12 @@ MAX_OVERLAP = 30 * 86400.0
 
 
 class _Span(click.ParamType[Any]):
-    """A duration of so many seconds at most."""
+    """A duration between these, in seconds."""
 
     name = "duration"
 
-    def __init__(self, most: float) -> None:
+    def __init__(self, least: float, most: float) -> None:
+        self._least = least
         self._most = most
 
     def convert(
@@ -62,8 +63,9 @@ class _Span(click.ParamType[Any]):
             seconds = parse_duration(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
-        if not isinstance(seconds, float) or not 0 <= seconds <= self._most:
-            self.fail(f"{value!r} is not within {format_duration(self._most)}", param, ctx)
+        if not isinstance(seconds, float) or not self._least <= seconds <= self._most:
+            bounds = f"{self._least:g}s and {format_duration(self._most)}"
+            self.fail(f"{value!r} is not between {bounds}", param, ctx)
         return seconds
 
 
@@ -101,7 +103,7 @@ def clients() -> None:
 @click.option("--may-introspect", is_flag=True, help="It may look at tokens of other clients.")
 @click.option(
     "--lifetime",
-    type=_Span(MAX_LIFETIME),
+    type=_Span(1, MAX_LIFETIME),
     help="Of its access tokens.  [default: tokens.access_lifetime]",
 )
 def add(
@@ -135,7 +137,7 @@ def add(
         scopes=tuple(dict.fromkeys(scopes)),
         audiences=tuple(dict.fromkeys(audiences)),
         secrets=() if hashed is None else (hashed,),
-        lifetime=lifetime or None,
+        lifetime=lifetime,
         may_exchange=may_exchange,
         keys=() if jwks is None else _read_keys(jwks),
         may_introspect=may_introspect,
@@ -145,7 +147,12 @@ def add(
         client.check()
     except BadClientError as error:
         raise click.UsageError(str(error)) from None
-    _run(settings, lambda store: store.add(client))
+    _require_known(settings, client)
+    try:
+        _run(settings, lambda store: store.add(client))
+    except CommandError as error:
+        hint = f"; if {client_id} is listed now, `authz clients rotate-secret` gives its secret"
+        raise CommandError(f"{error}{hint if secret else ''}") from None
     _show_secret(client, secret)
 
 
@@ -206,7 +213,7 @@ def enable(config: Path | None, client_id: str) -> None:
 @click.argument("client_id", metavar="ID")
 @click.option(
     "--overlap",
-    type=_Span(MAX_OVERLAP),
+    type=_Span(0, MAX_OVERLAP),
     default="24h",
     show_default=True,
     help="How long the secret before is good as well. 0s: the client was robbed.",
@@ -227,6 +234,14 @@ def rotate_secret(config: Path | None, client_id: str, overlap: float) -> None:
         return client.with_secret(hashed, overlap=overlap, now=now)
 
     _show_secret(_change(config, client_id, renew), secret)
+
+
+def _require_known(settings: Settings, client: Client) -> None:
+    """UsageError: an audience that no token is ever issued for. Where it isn't known, all are."""
+    known = client.audiences if settings.tokens is None else settings.tokens.audiences
+    strange = [one for one in client.audiences if one not in known]
+    if strange:
+        raise click.UsageError(f"--audience {strange[0]}: is none of tokens.audiences")
 
 
 def _change(config: Path | None, client_id: str, change: Callable[[Client], Client]) -> Client:

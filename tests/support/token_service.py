@@ -56,6 +56,7 @@ class TokenServer:
         self.signing_file = folder / "signing.json"
         self.settings: dict[str, Any] = {
             "store": {"url": store_url},
+            "drain_timeout": "500ms",
             "tokens": {
                 "issuer": ISSUER,
                 "audiences": ["api", "billing"],

@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import socket
+import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,11 @@ WRITE_TIMEOUT = 10.0
 KEEP_ALIVE = 75
 """Seconds. More than Envoy's and most clients' own patience, so that they close first and never
 send into a connection that is being closed. nginx has the same."""
+
+LINGER = 1.0
+LOOK_EVERY = 0.02
+"""Seconds: at the stop, so long are connections closed one by one with an answer; and how often it
+is looked whether any is left. Half of the time to drain at most."""
 
 MAX_CONNECTIONS = 4096
 """At a time. Each takes about 10 KiB; the usual limit of descriptors is 1024 to 1048576."""
@@ -215,6 +221,7 @@ class HttpServer:
         """Take no more connections; answers under way end within the time to drain."""
         if self._serving is None:
             return
+        await self._send_clients_away()
         self._server.should_exit = True
         await asyncio.wait([self._serving], timeout=self._drain + 2)
         self._serving.cancel()
@@ -222,6 +229,21 @@ class HttpServer:
         if self.listen.startswith("unix:"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.listen.removeprefix("unix:"))  # noqa: PTH108  at once, at the stop
+
+    async def _send_clients_away(self) -> None:
+        """Take no more connections, answer on those that there are for a moment more, and close
+        each with its answer: a request that is on its way into a connection when that is closed is
+        lost, and a refresh is not repeated.
+        """
+        for listener in self._server.servers:
+            listener.close()
+        close = (b"connection", b"close")
+        self._config.encoded_headers.append(close)
+        self._server.server_state.default_headers.append(close)
+        until = time.monotonic() + min(LINGER, self._drain / 2)
+        # Looked for: uvicorn has no event for the end of the last one.
+        while self._server.server_state.connections and time.monotonic() < until:  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_EVERY)
 
 
 def _bind(listen: str) -> socket.socket:

@@ -13,6 +13,7 @@ Two ways to say it:
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from authz.check.claims import is_header_text
@@ -63,6 +64,11 @@ class Said:
 
     subject: str
     auth_time: int | None
+    vouched_at: int
+    """The subject token's `iat`."""
+    use_up: Callable[[], Awaitable[None]]
+    """Of what works once: call it when nothing else speaks against the request. OAuthError: it was
+    used before, or nobody can say."""
 
 
 class TrustedKeys(Protocol):
@@ -149,15 +155,17 @@ class Subjects:
             raise invalid_request("subject_token: an access token is not an ID token")
         if issuer in self._prefixes:
             found = await self._of_trusted(client, token, now, cnf)
-            prefix = self._prefixes[issuer]
+            subject = self._prefixes[issuer] + found.identity.subject
+            use_up: Callable[[], Awaitable[None]] = _nothing
         elif isinstance(issuer, str) and kind == JWT:
             found = await self._of_login_service(client, token, issuer, jws.claims, now, cnf)
-            prefix = ""
+            subject = found.identity.subject
+            use_up = partial(self._use, issuer, jws.claims["jti"], found, now)
         else:
             raise invalid_request("subject_token: its issuer is not trusted")
-        subject = prefix + found.identity.subject
         await self._is_no_client(subject)
-        return Said(subject, _instant(jws.claims.get("auth_time"), now))
+        auth_time = _instant(jws.claims.get("auth_time"), now)
+        return Said(subject, auth_time, found.identity.ref.issued_at, use_up)
 
     async def _is_no_client(self, subject: str) -> None:
         """RFC 9068 section 5: a client's token must not be mistaken for a user's, so no user may
@@ -212,7 +220,6 @@ class Subjects:
         if not is_header_text(claims.get("jti")):
             raise invalid_request("subject_token: an assertion needs a jti")
         _require_holder(verified, cnf)
-        await self._use(service, claims["jti"], verified, now)
         return verified
 
     def _verifier_of(self, service: Client) -> Verifier:
@@ -229,9 +236,9 @@ class Subjects:
             [settings], {service.id: ring}, leeway=self._leeway, buckets=self._buckets, cache_size=1
         )
 
-    async def _use(self, service: Client, jti: str, verified: Verified, now: float) -> None:
+    async def _use(self, service: str, jti: str, verified: Verified, now: float) -> None:
         """RFC 7521 section 5.2: an assertion is used once, in the whole cluster."""
-        name = token_digest(f"assertion {service.id}", jti, b"")
+        name = token_digest(f"assertion {service}", jti, b"")
         until = verified.identity.ref.expires_at + self._leeway
         bucket = bucket_of(self._issuer, verified.identity.subject, self._buckets)
         use = self._ledger.use(bucket, name, until, now)
@@ -252,6 +259,10 @@ def check_keys(jwks: Sequence[Mapping[str, Any]]) -> None:
     """KeySourceError: one of them can't be used, or there are none."""
     if not len(key_set_of(jwks)):
         raise KeySourceError("holds no key")
+
+
+async def _nothing() -> None:
+    """Of a provider's token, which works until it expires."""
 
 
 def _require_holder(verified: Verified, cnf: Mapping[str, Any] | None) -> None:

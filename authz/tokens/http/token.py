@@ -23,6 +23,7 @@ from authz.tokens.grant import (
     MAX_ABOUT,
     GrantRequest,
     Issued,
+    LoggedOutError,
     RefreshRefused,
     RefreshRequest,
     Refusal,
@@ -127,6 +128,8 @@ class TokenEndpoint:
                 await parts.throttle.note("failures_address", address)
             raise
         await parts.throttle.spend("issue_user", said.subject)
+        await parts.keys.current()  # before the assertion is used up for nothing
+        await said.use_up()
         grant = GrantRequest(
             subject=said.subject,
             client_id=client.id,
@@ -135,12 +138,16 @@ class TokenEndpoint:
             refreshable=REFRESH_TOKEN in client.grants,
             lifetime=client.lifetime,
             auth_time=said.auth_time,
+            vouched_at=said.vouched_at,
             device=device,
             address=where,
             cnf=cnf,
             bind_refresh=client.public,
         )
-        return await parts.tokens.issue(grant, parts.clock())
+        try:
+            return await parts.tokens.issue(grant, parts.clock())
+        except LoggedOutError:
+            raise invalid_request("subject_token: the user was logged out since") from None
 
     async def _refresh(
         self,

@@ -235,6 +235,8 @@ def test_settings_name_one_engine_and_one_way_to_log_in(token_file: str) -> None
         ({"token_file": None}, "exactly one of token_file"),
         ({"approle": {"role_id": "r"}}, "exactly one of token_file"),
         ({"address": "vault:8200"}, "not an http"),
+        ({"address": "https://me:secret@vault:8200"}, "takes no user, password"),
+        ({"address": "https://vault:8200/?x=1"}, "takes no user, password, query"),
         ({"key": "../sys/seal"}, "String should match pattern"),
     ):
         with pytest.raises(ValueError, match=problem):

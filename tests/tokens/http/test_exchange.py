@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import jwt
@@ -12,7 +13,7 @@ import pytest
 from tokens.conftest import PROVIDER, PROVIDER_KID, World
 
 from authz.revocation.record import bucket_of, user_digest
-from authz.tokens.clients.client import TOKEN_EXCHANGE, Client
+from authz.tokens.clients.client import CLIENT_CREDENTIALS, TOKEN_EXCHANGE, Client
 from support import jwks
 from support.dpop import ProofKey
 from support.revocations import BUCKETS, of_user, opened, token_ref
@@ -161,6 +162,22 @@ def test_no_user_has_the_name_of_a_client(world: World) -> None:
 )
 def test_what_is_not_supported_is_said_so(world: World, form: dict[str, Any], says: str) -> None:
     assert says in refusal(world, assertion(world.login, "ann"), **form)
+
+
+def test_what_was_vouched_for_before_a_log_out_everywhere_is_worth_nothing(world: World) -> None:
+    """Or a thief who holds an assertion, or a provider's token, outlives the log-out."""
+    user = f"user-{uuid4().hex[:8]}"
+    form = {"grant_type": CLIENT_CREDENTIALS, "scope": "sessions:all"}
+    token = world.server.token(world.machine.id, **form).json()["access_token"]
+    now = int(time.time())
+    old = assertion(world.login, user, iat=now - 10, exp=now + 60)
+    theirs = provided(sub=user, iat=now - 10)
+    for name in (user, f"idp:{user}"):
+        headers = {"authorization": f"Bearer {token}"}
+        assert world.server.http.delete(f"/users/{name}/sessions", headers=headers).is_success
+    assert "logged out" in refusal(world, old)
+    assert "logged out" in exchange(world, theirs).json()["error_description"]
+    assert world.server.exchange(world.login.id, assertion(world.login, user)).is_success
 
 
 @pytest.mark.parametrize("auth_time", ["noon", -1, 1.5, True, 4_000_000_000, 10**30])
