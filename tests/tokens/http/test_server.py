@@ -176,18 +176,6 @@ async def test_one_connection_too_many_is_closed(monkeypatch: pytest.MonkeyPatch
             one.close()
 
 
-async def test_a_handshake_has_no_more_time_than_a_head(
-    monkeypatch: pytest.MonkeyPatch, certificates: Certificates
-) -> None:
-    monkeypatch.setattr(server_module, "HEAD_TIMEOUT", 0.1)
-    tls = TokensTlsSettings(cert_file=certificates.server, key_file=certificates.server_key)
-    port = free_port()
-    async with serving(f"{LOOPBACK}:{port}", tls):
-        reader, writer = await asyncio.open_connection(LOOPBACK, port)
-        await is_closed(reader)
-        writer.close()
-
-
 async def test_an_error_of_our_own_is_told_to_the_log_alone(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
