@@ -75,7 +75,7 @@ async def test_both_ways_at_once_make_no_loop(regions: Regions, start_relay: Sta
     assert revocations(regions.east).keys() == revocations(regions.west).keys()
     assert len(revocations(regions.east)) == 81
     assert there.entries("written") + back.entries("written") == 80
-    # Each read back what it had sent, and the one that both had; a call that was slow is made again.
+    # Each read back what it had sent, and the one that both had; a slow call is made again.
     assert repeated == [there.entries("repeated"), back.entries("repeated")]
     assert repeated[0] >= 32 + 1
     assert repeated[1] >= 48 + 1
