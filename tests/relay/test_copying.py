@@ -69,14 +69,16 @@ async def test_both_ways_at_once_make_no_loop(regions: Regions, start_relay: Sta
             return lengths == [81, 81] and there.is_level() and back.is_level()
 
         await eventually(all_are_there, "both have all")
+        repeated = [there.entries("repeated"), back.entries("repeated")]
         await asyncio.sleep(1.5)  # more than one further comparison: nothing is to happen
         assert all_are_there()
     assert revocations(regions.east).keys() == revocations(regions.west).keys()
     assert len(revocations(regions.east)) == 81
     assert there.entries("written") + back.entries("written") == 80
-    # Each read back what it had sent, and the one that both had.
-    assert there.entries("repeated") == 32 + 1
-    assert back.entries("repeated") == 48 + 1
+    # Each read back what it had sent, and the one that both had; a slow call is made again.
+    assert repeated == [there.entries("repeated"), back.entries("repeated")]
+    assert repeated[0] >= 32 + 1
+    assert repeated[1] >= 48 + 1
 
 
 async def test_of_a_users_cutoffs_the_latest_counts_in_both_regions(
