@@ -45,6 +45,7 @@ from authz.revocation.open import open_store
 from authz.revocation.view import Revocations
 from authz.settings import Settings
 from authz.uses.ledger import Ledger
+from authz.uses.settler import Settler
 
 log = structlog.get_logger(__name__)
 
@@ -104,6 +105,7 @@ class Sidecar:
         self._revocations.use(self._store, None if self._feed is None else self._feed.remembers)
         self.ledger = Ledger(None if isinstance(self._store, MemoryStore) else self._store)
         """What works once; several workers tell each other of it."""
+        self._settler = Settler(self.ledger, time.time)
         self._audit = AuditLog(settings.audit)
         pending = Pending()
         recorder = FailOpenRecorder(
@@ -185,6 +187,7 @@ class Sidecar:
         if self._exposed is not None:
             self._exposed.start()
         self._reconciler.start()
+        self._settler.start()
         await self._keys.start()
         if not isinstance(self._store, MemoryStore):
             await self._store.first_look()
@@ -207,6 +210,7 @@ class Sidecar:
         if self._exposed is not None:
             await self._exposed.aclose()
         await self._reconciler.aclose()
+        await self._settler.aclose()
         await self._audit.aclose()
         await self._keys.aclose()
         if self._feed is not None:
@@ -245,7 +249,11 @@ class Sidecar:
             else {"waiting": self._exposed.waiting, **self._exposed.results},
             "feed": None if self._feed is None else self._feed.status(),
             "store": self._store.status(),
-            "uses": {"remembered": self.ledger.remembered, **self.ledger.results},
+            "uses": {
+                "remembered": self.ledger.remembered,
+                "unwritten": len(self.ledger.owed),
+                **self.ledger.results,
+            },
             "keys": self._keys.status(),
             "audit": self._audit.status(),
             "reconciler": self._reconciler.status(),

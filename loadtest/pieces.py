@@ -201,11 +201,21 @@ def make_request(
     captured: str = "get",
     extra_kb: int = 0,
     extensions: dict[str, str] | None = None,
+    headers_too: dict[str, str] | None = None,
+    cookie: bool = False,
 ) -> bytes:
-    """A request as Envoy sent it, with another token and so much more in its headers."""
+    """A request as Envoy sent it, with another token and so much more in its headers. `cookie`: the
+    token is in a cookie instead.
+    """
     message = pb.CheckRequest.FromString((CAPTURED / f"{captured}.bin").read_bytes())
     headers = message.attributes.request.http.headers
-    headers["authorization"] = f"Bearer {token}".encode()
+    for name, value in (headers_too or {}).items():
+        headers[name] = value.encode()
+    if cookie:
+        del headers["authorization"]
+        headers["cookie"] = f"__Host-access={token}".encode()
+    else:
+        headers["authorization"] = f"Bearer {token}".encode()
     for number in range(EXTRA_HEADERS if extra_kb else 0):
         headers[f"x-extra-{number}"] = b"v" * (extra_kb * 1024 // EXTRA_HEADERS)
     for name, value in (extensions or {}).items():
@@ -245,6 +255,12 @@ def _warm(signer: Signer) -> dict[str, float]:
         "warm_allowed_headers": make_request(token, captured="allowed-headers"),
         "warm_other_extensions": make_request(token, extensions={"virtual_host": "shop"}),
         "warm_denied": make_request(revoked),
+        "warm_https_demanded": make_request(
+            token,
+            extensions={"authz.require_https": "true"},
+            headers_too={"x-forwarded-proto": "https"},
+        ),
+        "warm_cookie": make_request(token, cookie=True),
     }
     for size in HEADER_KB:
         requests[f"headers_{size}_kb"] = make_request(token, extra_kb=size)

@@ -12,6 +12,7 @@ from typing import Any
 
 from authz import __version__
 from loadtest.feed.findings import Findings
+from loadtest.issuing.measure import Issuing
 from loadtest.measure import Sample
 from loadtest.memory import Memory
 from loadtest.outcome import POINTS
@@ -115,6 +116,8 @@ class Report:
         self.memory = Memory()
         self.pieces: dict[str, Any] = {}
         self.feed = Findings()
+        self.issuing: Issuing | None = None
+        """None: it was not asked for."""
         self.options = {"seconds": seconds, "rounds": rounds}
         self._started = time.time()
         self._load_average = os.getloadavg()[0]
@@ -140,13 +143,14 @@ class Report:
 
     @property
     def wrong(self) -> int:
-        return sum(entry.wrong for entry in self.entries) + self.memory.wrong + self.feed.wrong
+        others = self.memory.wrong + self.feed.wrong + (self.issuing.wrong if self.issuing else 0)
+        return sum(entry.wrong for entry in self.entries) + others
 
     @property
     def others(self) -> float:
         """The part of the machine that others used, in the worst sample."""
         found = [sample.others for entry in self.entries for sample in entry.rounds]
-        return max([*found, self.feed.others])
+        return max([*found, self.feed.others, self.issuing.others if self.issuing else 0.0])
 
     def steps(self, scenario: Scenario) -> dict[str, float]:
         """CPU time of the sidecar, in microseconds a check, that one step adds to another."""
@@ -177,6 +181,7 @@ class Report:
             "memory": self.memory.as_json(),
             "pieces": self.pieces,
             "feed": self.feed.as_json(),
+            "issuing": None if self.issuing is None else self.issuing.as_json(),
         }
 
     def _entry_as_json(self, entry: Entry) -> dict[str, Any]:

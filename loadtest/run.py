@@ -12,6 +12,7 @@ from loadtest.amounts import Amounts
 from loadtest.bench import Bench
 from loadtest.feed import cold, lag, million, writes
 from loadtest.generators import make_known
+from loadtest.issuing import measure as issuing
 from loadtest.measure import Sample, measure
 from loadtest.report import Entry, Report
 from loadtest.scenarios import (
@@ -21,6 +22,7 @@ from loadtest.scenarios import (
     FEED_MILLION,
     FEED_WRITES,
     FEEDS,
+    ISSUING,
     MEMORY,
     PIECES,
     Case,
@@ -44,7 +46,7 @@ Tell = Callable[[str], None]
 def steps(report: Report, rounds: int) -> int:
     """How often `tell` will be called."""
     others = report.selection.others
-    extra = len({PIECES, MEMORY, *FEEDS} & others) + (MEMORY in others)
+    extra = len({PIECES, MEMORY, *FEEDS, ISSUING} & others) + (MEMORY in others)
     return 2 + extra + _is_paced(report) + len(report.entries) * (rounds + 1)
 
 
@@ -72,6 +74,9 @@ def run(bench: Bench, report: Report, tell: Tell, amounts: Amounts) -> None:
         tell(f"memory over {amounts.checks:,} checks")
         memory.watch(bench, report.memory, amounts.checks)
     _follow(bench, report, tell, amounts)
+    if ISSUING in others:
+        tell(ISSUING)
+        report.issuing = issuing.measure(bench, rounds=amounts.rounds)
 
 
 def _follow(bench: Bench, report: Report, tell: Tell, amounts: Amounts) -> None:

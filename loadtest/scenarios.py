@@ -162,7 +162,9 @@ FEED_LAG, FEED_MILLION = "feed-lag", "feed-million"
 FEED_COLD, FEED_WRITES = "feed-cold", "feed-under-writes"
 FEEDS = (FEED_LAG, FEED_MILLION, FEED_COLD, FEED_WRITES)
 """What following the revocations costs and brings: `feed/`."""
-OTHERS = (PIECES, REST, MEMORY, *FEEDS)
+ISSUING = "issuing"
+"""What the token service's operations cost: `issuing/`."""
+OTHERS = (PIECES, REST, MEMORY, *FEEDS, ISSUING)
 """What is measured in ways of its own."""
 QUICK_OTHERS = (PIECES, REST)
 
@@ -204,7 +206,7 @@ def select(only: tuple[str, ...], *, everything: bool) -> Selection:
             one = _find(name)
             wanted[one.name] = _both(wanted[one.name], one) if one.name in wanted else one
     if everything:
-        return Selection(SCENARIOS, frozenset({PIECES, MEMORY, *FEEDS}))
+        return Selection(SCENARIOS, frozenset({PIECES, MEMORY, *FEEDS, ISSUING}))
     if not only:
         quick = tuple(one for one in SCENARIOS if one.quick)
         return Selection(quick, frozenset(QUICK_OTHERS))

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from loadtest.feed.tables import tables as feed_tables
+from loadtest.issuing.tables import table as issuing_table
 from loadtest.layout import add_columns, new_table, number
 from loadtest.memory import MIB, Reading
 from loadtest.outcome import POINTS
@@ -48,6 +49,8 @@ def tables(report: Report, targets: Sequence[Target]) -> RenderableType:
         parts += [_pieces(report), Text()]
     for one in feed_tables(report.feed):
         parts += [one, Text()]
+    if report.issuing is not None:
+        parts += [issuing_table(report.issuing), Text()]
     parts += [_memory(report), Text(), _targets(targets), Text(), *_remarks(report)]
     return Group(*parts)
 
@@ -180,6 +183,7 @@ def _remarks(report: Report) -> list[Text]:
         names = [entry.name for entry in report.entries if entry.wrong]
         names += ["memory"] if report.memory.wrong else []
         names += ["the feed"] if report.feed.wrong else []
+        names += ["issuing"] if report.issuing and report.issuing.wrong else []
         text = (
             f"{report.wrong} wrong or missing answers in {', '.join(names)}: not to be relied on."
         )

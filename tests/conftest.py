@@ -14,6 +14,7 @@ import structlog
 from support.certificates import Certificates, make_certificates
 from support.cluster import ValkeyCluster
 from support.envoy import Envoy, ExtAuthz
+from support.openbao import OpenBao
 from support.sidecar import Sidecar
 from support.upstream import Upstream
 from support.valkey import ValkeyServer
@@ -63,6 +64,13 @@ def valkey(tmp_path: Path) -> Iterator[ValkeyServer]:
     """A single, empty server without a password."""
     with ValkeyServer(tmp_path / "valkey") as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def openbao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
+    """Unsealed, and to be left so. Each test has keys of its own in it."""
+    with OpenBao(tmp_path_factory.mktemp("openbao")) as openbao:
+        yield openbao
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "authz"
 
 PURE_REVOCATION = (
-    "record", "entry", "store", "redis/outage", "feed/position", "feed/figures",
+    "record", "entry", "store", "redis/outage", "feed/position", "feed/news", "feed/figures",
 )  # fmt: skip
 PURE_FILES = [
     *sorted(PACKAGE.glob("check/*.py")),
@@ -23,7 +23,7 @@ PURE_FILES = [
     *sorted(PACKAGE.glob("envoy_api/http2/*.py")),
     *(PACKAGE / "audit" / f"{name}.py" for name in ("chain", "instant", "ledger", "pending")),
     *(PACKAGE / "keys" / f"{name}.py" for name in ("issuing/schedule", "rotation")),
-    *(PACKAGE / "uses" / f"{name}.py" for name in ("record", "memory", "ledger")),
+    *(PACKAGE / "uses" / f"{name}.py" for name in ("record", "memory", "owed", "ledger")),
     *(
         PACKAGE / "tokens" / f"{name}.py"
         for name in ("access", "book", "grant", "refresh", "session")

@@ -1,6 +1,8 @@
 """The parts of the load test whose faults would not show: they would only give wrong figures."""
 
+import io
 import json
+import re
 import secrets
 import selectors
 import socket
@@ -15,8 +17,11 @@ from pathlib import Path
 import click
 import jwt
 import pytest
+from rich.console import Console
 
 from loadtest import pacer, pieces, sender
+from loadtest.issuing.client import ISSUE
+from loadtest.issuing.measure import Issuing, Turn
 from loadtest.measure import Sample
 from loadtest.memory import MIB, Memory, Reading
 from loadtest.outcome import Outcome, histogram, percentiles
@@ -24,6 +29,7 @@ from loadtest.proofs import measure_proofs
 from loadtest.report import Entry, Report, added, ratio, server_cost
 from loadtest.scenarios import ENVOY, LATENCY, Case, select
 from loadtest.subjects import OK_GRPCIO, OK_NATIVE, WARM
+from loadtest.tables import tables
 from loadtest.targets import Target, targets
 
 REPOSITORY = Path(__file__).parents[1]
@@ -197,3 +203,23 @@ def test_checks_with_a_proof_are_measured_where_they_pass(monkeypatch: pytest.Mo
     figures = measure_proofs()
     assert all(figure > 0 for figure in figures.values())
     assert figures["proof_es256_ratio"] > 1
+
+
+def test_what_an_operation_costs_is_compared_with_the_signature_of_its_own_round() -> None:
+    """What disturbs a round disturbs both."""
+    found = Issuing(encode_us={"RS256": [100.0, 1000.0, 200.0]})
+    found.turns = {
+        "RS256": {
+            ISSUE: [Turn(1.0, us, {}, wrong) for us, wrong in ((300, 0), (3000, 2), (800, 1))]
+        }
+    }
+    assert found.to_encode("RS256", ISSUE) == 3.0
+    assert found.wrong == 3
+    report = Report(select(("issuing",), everything=False), seconds=1, rounds=3)
+    report.issuing = found
+    assert report.wrong == 3, "it fails the run"
+    assert report.as_json()["issuing"]["to_encode"] == {"RS256": {ISSUE: 3.0}}
+    shown = io.StringIO()
+    Console(file=shown, width=120).print(tables(report, []))
+    assert re.search(r"RS256 +│ issue +│ +1 │ +- │ +- │ +800 │ +3.0 │ +3 ", shown.getvalue())
+    assert "3 wrong or missing answers in issuing" in shown.getvalue()

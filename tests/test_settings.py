@@ -326,7 +326,8 @@ def test_an_origin_is_kept_as_browsers_write_it(text: str, origin: str) -> None:
     [
         "", "null", "*", "app.example", "https://", "https://app.example/", "https://app.example/a",
         "https://*.example", "https://user@app.example", "ftp://app.example", "https://app.example:",
-        "https://app.example:x", "https://app.example:99999", "https://app.example?", "https://a b",
+        "https://app.example:x", "https://app.example:99999", "https://app.example:0443",
+        "https://app.example:0", "https://app.example?", "https://a b",
         "https://b\u00fccher.example", "https://app.example#",
     ],
 )  # fmt: skip

@@ -31,7 +31,7 @@ from authz.revocation.record import (
     TokenRef,
     Unavailable,
 )
-from authz.uses.record import First, Used
+from authz.uses.record import First, Use, Used
 
 
 class RevocationView(Protocol):
@@ -75,6 +75,7 @@ class Authorizer:
         self._revocations = revocations
         self._policies = policies
         self._guards = tuple(guards)
+        self._guards_of_cookies = tuple(guard for guard in self._guards if guard.of_cookies)
         self._ledger = ledger
         self._recorder = recorder
         self._clock = clock
@@ -129,9 +130,10 @@ class Authorizer:
     ) -> Verdict | Awaitable[Verdict]:
         if isinstance(credential, str):
             credential = Credential(credential)
+        in_cookie = credential.cookie and verified.confirmation is None and not policy.guarded
         presented = Presented(request, credential, verified, policy, now)
         demands: list[Demand] = []
-        for guard in self._guards:
+        for guard in self._guards_of_cookies if in_cookie else self._guards:
             found = guard.look(presented)
             if isinstance(found, Verdict):
                 return found
@@ -153,18 +155,19 @@ class Authorizer:
             if not demands:  # nearly every check ends here, so not by way of `_conclude`
                 return policy.objection(verified.identity) or verified.allowed
         elif not isinstance(finding, (Revoked, PossiblyRevoked, Unavailable)):
-            return self._conclude_later(request, policy, verified, finding, demands)
-        return self._conclude(request, policy, verified, finding, demands)
+            return self._conclude_later(request, policy, verified, now, finding, demands)
+        return self._conclude(request, policy, verified, now, finding, demands)
 
     async def _conclude_later(
         self,
         request: CheckRequest,
         policy: RoutePolicy,
         verified: Verified,
+        now: float,
         finding: Awaitable[Finding],
         demands: Sequence[Demand],
     ) -> Verdict:
-        verdict = self._conclude(request, policy, verified, await finding, demands)
+        verdict = self._conclude(request, policy, verified, now, await finding, demands)
         return verdict if isinstance(verdict, Verdict) else await verdict
 
     def _conclude(
@@ -172,6 +175,7 @@ class Authorizer:
         request: CheckRequest,
         policy: RoutePolicy,
         verified: Verified,
+        now: float,
         finding: Finding,
         demands: Sequence[Demand],
     ) -> Verdict | Awaitable[Verdict]:
@@ -182,7 +186,7 @@ class Authorizer:
                 if objection is not None:
                     return objection
                 if demands:
-                    return self._use_up(request, policy, verified, demands, None)
+                    return self._use_up(request, policy, verified, now, demands, None)
                 return verified.allowed
             case Revoked():
                 return verified.revoked
@@ -195,7 +199,7 @@ class Authorizer:
                 if policy.fail_mode == "closed":
                     return deny(Reason.STORE_UNAVAILABLE, identity=identity)
                 if demands:
-                    return self._use_up(request, policy, verified, demands, cause)
+                    return self._use_up(request, policy, verified, now, demands, finding)
                 return self._fail_open(request, identity, cause)
 
     async def _use_up(
@@ -203,37 +207,53 @@ class Authorizer:
         request: CheckRequest,
         policy: RoutePolicy,
         verified: Verified,
+        now: float,
         demands: Sequence[Demand],
-        cause: str | None,
+        unavailable: Unavailable | None,
     ) -> Verdict:
-        """The last question, since asking it can't be taken back. `cause`: why the store could not
-        say whether the token is revoked; None: it isn't.
+        """The last question, since asking it can't be taken back. `now`: when the check began.
+        `unavailable`: why the store could not say whether the token is revoked; None: it isn't.
         """
         identity = verified.identity
         unsettled: list[Demand] = []
-        for demand in demands:
-            use = self._ledger.use(demand.bucket, demand.name, demand.until, self._clock())
-            if not isinstance(use, (First, Used, Unavailable)):
-                use = await use
-            match use:
-                case Used():
+        passed = False
+        try:
+            for demand in demands:
+                if unavailable is not None and policy.fail_mode == "closed":
+                    return deny(Reason.STORE_UNAVAILABLE, identity=identity)
+                use = self._use(demand, now, unavailable)
+                if not isinstance(use, (First, Used, Unavailable)):
+                    use = await use
+                if isinstance(use, Used):
                     return demand.again
-                case Unavailable(why):
+                if isinstance(use, Unavailable):
                     unsettled.append(demand)
-                    cause = why
-                    if policy.fail_mode == "closed":
-                        break
-        if cause is None:
-            headers = tuple(header for demand in demands for header in demand.headers)
-            return allow(identity, headers) if headers else verified.allowed
-        if policy.fail_mode == "closed":
-            verdict = deny(Reason.STORE_UNAVAILABLE, identity=identity)
-        else:
-            verdict = await self._fail_open(request, identity, cause)
-        if verdict.decision is Decision.DENY:  # who tries again is no second user
-            for demand in unsettled:
-                self._ledger.forget(demand.name, demand.until)
-        return verdict
+                    unavailable = use
+            if unavailable is None:
+                headers = tuple(header for demand in demands for header in demand.headers)
+                return allow(identity, headers) if headers else verified.allowed
+            if policy.fail_mode == "closed":
+                return deny(Reason.STORE_UNAVAILABLE, identity=identity)
+            verdict = await self._fail_open(request, identity, unavailable.cause)
+            passed = verdict.decision is not Decision.DENY
+            return verdict
+        finally:
+            if not passed:  # also where the check was cancelled: who tries again is no second user
+                for demand in unsettled:
+                    self._ledger.forget(demand.name, demand.until)
+
+    def _use(
+        self, demand: Demand, began: float, unavailable: Unavailable | None
+    ) -> Use | Awaitable[Use]:
+        now = self._clock()
+        return self._ledger.use(
+            demand.bucket,
+            demand.name,
+            demand.until,
+            now,
+            waited=max(0.0, now - began),
+            unavailable=unavailable,
+        )
 
     async def _fail_open(self, request: CheckRequest, identity: Identity, cause: str) -> Verdict:
         """Let through what nobody could be asked about, but only once that is on record."""

@@ -11,6 +11,7 @@ class BindingGuard:
     """
 
     name = "binding"
+    of_cookies = False
 
     def look(self, presented: Presented) -> Verdict | None:
         """As `Guard.look`."""

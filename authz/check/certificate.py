@@ -18,14 +18,17 @@ _PEM = re.compile(
 )
 
 
-@lru_cache(CERTIFICATES_REMEMBERED)
 def certificate_thumbprint(encoded: str) -> str | None:
     """`x5t#S256` of RFC 8705 section 3.1: the SHA-256 of the DER form, in base64url, of one
     certificate in PEM and URL encoding. None: `encoded` isn't that. Whether the certificate is good
     is for Envoy to say.
     """
-    if len(encoded) > MAX_CERTIFICATE:
-        return None
+    # Here, since what is remembered is remembered with its text, and a client chooses its size.
+    return None if len(encoded) > MAX_CERTIFICATE else _thumbprint(encoded)
+
+
+@lru_cache(CERTIFICATES_REMEMBERED)
+def _thumbprint(encoded: str) -> str | None:
     pem = _PEM.fullmatch(unquote_to_bytes(encoded))
     if pem is None:
         return None

@@ -31,6 +31,7 @@ class CsrfGuard:
     """Refuses a token that came in a cookie where another site's page may have sent the request."""
 
     name = "csrf"
+    of_cookies = True
 
     def __init__(self, trusted_origins: Iterable[str]) -> None:
         """`trusted_origins` as browsers write them: `https://app.example`."""

@@ -4,6 +4,7 @@ from collections.abc import Awaitable
 from typing import NamedTuple, Protocol
 
 from authz.check.verdict import Verdict
+from authz.revocation.record import Unavailable
 from authz.uses.record import Use
 
 
@@ -25,8 +26,21 @@ class Demand(NamedTuple):
 class UseLedger(Protocol):
     """What was used, in the whole cluster: `authz.uses.ledger.Ledger`."""
 
-    def use(self, bucket: int, name: str, until: float, now: float) -> Use | Awaitable[Use]:
-        """Use it up: of any number of tries one is `First` at most. `now`: seconds since 1970."""
+    def use(
+        self,
+        bucket: int,
+        name: str,
+        until: float,
+        now: float,
+        *,
+        waited: float = 0.0,
+        unavailable: Unavailable | None = None,
+    ) -> Use | Awaitable[Use]:
+        """Use it up: of any number of tries one is `First` at most. `now`: seconds since 1970.
+
+        `waited`: seconds that this check has waited for the store so far; it has `store.timeout` in
+        all. `unavailable`: what the store said to this check already; then only memory is asked.
+        """
         ...
 
     def forget(self, name: str, until: float) -> None:

@@ -17,6 +17,7 @@ class DpopGuard:
     """Asks of each token that is bound to a key for a proof by that key, which works once."""
 
     name = "dpop"
+    of_cookies = False
 
     def __init__(self, proofs: ProofVerifier, origins: Iterable[str]) -> None:
         """`origins`: `scheme://host[:port]` by which clients know us. None of them: whatever the

@@ -1,13 +1,13 @@
 """Further demands on a token whose signature is good: how it came, and by whom it may be shown.
 
 A guard is asked between the signature and the question whether the token is revoked. What it finds
-costs nothing but computing, so that a request which it refuses asks no store, and it has no effect:
-what a request would use up it names, and the authorizer uses that up at the very end, when nothing
-else speaks against the request.
+costs nothing but computing, so that a request which it refuses asks no store. What a request would
+use up it names, and the authorizer uses that up at the very end, when nothing else speaks against
+the request.
 
-No guard is asked about a plain bearer token on a route without demands. So whatever a guard refuses
-must show in one of three: the credential is no plain text, the token has a `cnf`, or the route is
-`guarded`.
+No guard is asked about a bearer token in a header that is bound to nothing, on a route that isn't
+`guarded`, and only those `of_cookies` about such a token in a cookie. So whatever a guard refuses
+must show in the scheme, in a `cnf`, or in what makes a route `guarded`.
 """
 
 from typing import NamedTuple, Protocol
@@ -37,6 +37,13 @@ class Guard(Protocol):
     @property
     def name(self) -> str:
         """What it looks at, in a word; `authz explain` shows it."""
+        ...
+
+    @property
+    def of_cookies(self) -> bool:
+        """Whether it has something to say of tokens in cookies, and of no others. Of a token in a
+        cookie that needs no other guard only these are asked.
+        """
         ...
 
     def look(self, presented: Presented) -> Verdict | Demand | None:

@@ -10,7 +10,7 @@ read it, and nothing about who made it.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -71,7 +71,7 @@ def read_header(token: str) -> Header:
     header = json_object(form[1])
     for name in ("crit", "zip"):
         # RFC 7516 section 4.1.13: we understand no extension. RFC 8725 section 3.6: compression
-        # tells lengths, and what unpacks to a gigabyte fits into a header.
+        # tells of what it packs, and megabytes can come out of one.
         if name in header:
             raise BadTokenError(Reason.HEADER_UNSUPPORTED, name)
     algorithm, content, kid = header.get("alg"), header.get("enc"), header.get("kid")
@@ -99,7 +99,8 @@ class Opener:
         that helps those only who guess (RFC 7516 section 11.5).
         """
         header = read_header(token)
-        candidates = self.candidates(header)
+        # Each once. More than one only where two issuers' files give keys the same name.
+        candidates = tuple(dict.fromkeys(self._named(header)))
         if not 0 < len(candidates) <= MAX_CANDIDATES:
             raise BadTokenError(Reason.DECRYPTION_KEY_UNKNOWN)
         for key in candidates:
@@ -108,13 +109,7 @@ class Opener:
                 return Opened(_text(inside), key)
         raise BadTokenError(Reason.DECRYPTION_FAILED)
 
-    def candidates(self, header: Header) -> tuple[VerificationKey, ...]:
-        """The keys of that name, each once. More than one only where two issuers' files give
-        different keys the same name.
-        """
-        return tuple(dict.fromkeys(self._named(header)))
-
-    def _named(self, header: Header) -> Iterable[VerificationKey]:
+    def _named(self, header: Header) -> Iterator[VerificationKey]:
         for ring in self._rings:
             if ring.keys is not None:
                 yield from ring.keys.candidates(header.kid, header.algorithm)

@@ -9,6 +9,7 @@ class OnceGuard:
     """Uses up each token on a route that takes it once."""
 
     name = "use"
+    of_cookies = False
 
     def look(self, presented: Presented) -> Demand | None:
         """As `Guard.look`."""

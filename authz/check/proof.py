@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jwt
 from cachetools import LRUCache
 
-from authz.check.claims import numeric_date
+from authz.check.claims import is_header_text, numeric_date
 from authz.check.jose import BadTokenError, Jws, require_compact_form, take_apart
 from authz.check.nonce import Nonces
 from authz.check.url import normal_url
@@ -105,7 +105,7 @@ class ProofVerifier:
         if expected.jkt is not None and key.thumbprint != expected.jkt:
             return BadProof(Reason.BINDING_MISMATCH)
         jti = jws.claims.get("jti")
-        if not isinstance(jti, str) or not jti:
+        if not isinstance(jti, str) or not is_header_text(jti):  # no lone surrogate: it is encoded
             return BadProof(Reason.PROOF_INVALID, "jti")
         if jws.claims.get("htm") != expected.method:  # section 4.3: case matters
             return BadProof(Reason.PROOF_INVALID, "htm")

@@ -12,6 +12,7 @@ class TransportGuard:
     """Refuses a token that did not come over HTTPS, where the route demands that."""
 
     name = "transport"
+    of_cookies = False
 
     def __init__(self, exposed: Callable[[Identity], None] | None = None) -> None:
         """`exposed` is told whose token came in the clear, and returns at once; None: nobody is."""

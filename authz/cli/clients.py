@@ -5,12 +5,13 @@ import json
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from authz.cli.errors import CommandError
+from authz.cli.errors import CommandError, needs_extra
 from authz.cli.options import config_option
 from authz.durations import Duration, format_duration, parse_duration
 from authz.keys.errors import KeySourceError
@@ -28,7 +29,6 @@ from authz.tokens.clients.client import (
     Client,
     Secret,
 )
-from authz.tokens.clients.secret import SecretHasher, new_secret
 from authz.tokens.clients.store import ClientChangedError, RedisClients
 from authz.tokens.http.subjects import check_keys
 
@@ -48,11 +48,12 @@ MAX_OVERLAP = 30 * 86400.0
 
 
 class _Span(click.ParamType[Any]):
-    """A duration of so many seconds at most."""
+    """A duration between these, in seconds."""
 
     name = "duration"
 
-    def __init__(self, most: float) -> None:
+    def __init__(self, least: float, most: float) -> None:
+        self._least = least
         self._most = most
 
     def convert(
@@ -62,8 +63,9 @@ class _Span(click.ParamType[Any]):
             seconds = parse_duration(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
-        if not isinstance(seconds, float) or not 0 <= seconds <= self._most:
-            self.fail(f"{value!r} is not within {format_duration(self._most)}", param, ctx)
+        if not isinstance(seconds, float) or not self._least <= seconds <= self._most:
+            bounds = f"{self._least:g}s and {format_duration(self._most)}"
+            self.fail(f"{value!r} is not between {bounds}", param, ctx)
         return seconds
 
 
@@ -101,7 +103,7 @@ def clients() -> None:
 @click.option("--may-introspect", is_flag=True, help="It may look at tokens of other clients.")
 @click.option(
     "--lifetime",
-    type=_Span(MAX_LIFETIME),
+    type=_Span(1, MAX_LIFETIME),
     help="Of its access tokens.  [default: tokens.access_lifetime]",
 )
 def add(
@@ -126,16 +128,16 @@ def add(
       authz clients add app --public --grant token_exchange --grant refresh_token --scope read
     """
     settings = load_settings(config, IssuerlessSettings)
-    secret = None if public else new_secret()
     now = time.time()
+    secret, hashed = (None, None) if public else _new_secret(now)
     client = Client(
         id=client_id,
         created=now,
         grants=tuple(dict.fromkeys(SHORT[name] for name in grants)),
         scopes=tuple(dict.fromkeys(scopes)),
         audiences=tuple(dict.fromkeys(audiences)),
-        secrets=() if secret is None else (_hashed(secret, now),),
-        lifetime=lifetime or None,
+        secrets=() if hashed is None else (hashed,),
+        lifetime=lifetime,
         may_exchange=may_exchange,
         keys=() if jwks is None else _read_keys(jwks),
         may_introspect=may_introspect,
@@ -145,7 +147,12 @@ def add(
         client.check()
     except BadClientError as error:
         raise click.UsageError(str(error)) from None
-    _run(settings, lambda store: store.add(client))
+    _require_known(settings, client)
+    try:
+        _run(settings, lambda store: store.add(client))
+    except CommandError as error:
+        hint = f"; if {client_id} is listed now, `authz clients rotate-secret` gives its secret"
+        raise CommandError(f"{error}{hint if secret else ''}") from None
     _show_secret(client, secret)
 
 
@@ -167,6 +174,8 @@ def list_clients(config: Path | None, as_json: bool) -> None:
         if as_json:
             print(json.dumps(about))
         else:
+            created = datetime.fromtimestamp(client.created, UTC)
+            about["created"] = created.isoformat(timespec="seconds")
             rest = "  ".join(f"{name}={_text(one)}" for name, one in about.items() if name != "id")
             print(f"{client.id}  {rest}")
 
@@ -204,7 +213,7 @@ def enable(config: Path | None, client_id: str) -> None:
 @click.argument("client_id", metavar="ID")
 @click.option(
     "--overlap",
-    type=_Span(MAX_OVERLAP),
+    type=_Span(0, MAX_OVERLAP),
     default="24h",
     show_default=True,
     help="How long the secret before is good as well. 0s: the client was robbed.",
@@ -216,9 +225,8 @@ def rotate_secret(config: Path | None, client_id: str, overlap: float) -> None:
     Example:
       authz clients rotate-secret billing --overlap 1h --config authz.yaml
     """
-    secret = new_secret()
     now = time.time()
-    hashed = _hashed(secret, now)
+    secret, hashed = _new_secret(now)
 
     def renew(client: Client) -> Client:
         if client.public:
@@ -226,6 +234,14 @@ def rotate_secret(config: Path | None, client_id: str, overlap: float) -> None:
         return client.with_secret(hashed, overlap=overlap, now=now)
 
     _show_secret(_change(config, client_id, renew), secret)
+
+
+def _require_known(settings: Settings, client: Client) -> None:
+    """UsageError: an audience that no token is ever issued for. Where it isn't known, all are."""
+    known = client.audiences if settings.tokens is None else settings.tokens.audiences
+    strange = [one for one in client.audiences if one not in known]
+    if strange:
+        raise click.UsageError(f"--audience {strange[0]}: is none of tokens.audiences")
 
 
 def _change(config: Path | None, client_id: str, change: Callable[[Client], Client]) -> Client:
@@ -260,10 +276,14 @@ def _run(settings: Settings, work: Callable[[RedisClients], Awaitable[T]]) -> T:
     return asyncio.run(go())
 
 
-def _hashed(secret: str, now: float) -> Secret:
-    hasher = SecretHasher()
+def _new_secret(now: float) -> tuple[str, Secret]:
+    """A secret as its client gets it, and as it is kept."""
+    with needs_extra("tokens"):
+        from authz.tokens.clients.secret import SecretHasher, new_secret
+
+    secret, hasher = new_secret(), SecretHasher()
     try:
-        return Secret(hasher.hash(secret), now)
+        return secret, Secret(hasher.hash(secret), now)
     finally:
         hasher.close()
 

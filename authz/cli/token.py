@@ -12,6 +12,7 @@ import click
 
 from authz.check.token import SCOPE_TOKEN
 from authz.cli.errors import CommandError
+from authz.cli.proof import open_holder, proof
 from authz.durations import format_duration, parse_duration
 from authz.keys.errors import KeySourceError
 from authz.keys.keyfile import is_exposed_file
@@ -82,6 +83,9 @@ def token() -> None:
     """Issue tokens on the command line."""
 
 
+token.add_command(proof)
+
+
 @token.command()
 @click.option("--key", type=FILE, help="A key file of `authz keys generate`; its first key signs.")
 @click.option("--secret-file", type=FILE, help="An HMAC secret, less one trailing newline.")
@@ -114,6 +118,11 @@ def token() -> None:
     "--claim", "claims", type=_Claim(), multiple=True, help="One more claim; may be repeated."
 )
 @click.option(
+    "--bind-to",
+    type=FILE,
+    help="Bind it to the first key of this file: it works with proofs of `authz token proof` only.",
+)
+@click.option(
     "--encrypt-to",
     type=FILE,
     help="Encrypt it to the first key of this file, of `authz keys generate --use enc`.",
@@ -135,6 +144,7 @@ def issue(
     scopes: tuple[str, ...],
     jti: str,
     claims: tuple[tuple[str, Any], ...],
+    bind_to: Path | None,
     encrypt_to: Path | None,
     config: Path | None,
 ) -> None:
@@ -174,6 +184,8 @@ def issue(
         body["jti"] = str(uuid.uuid4()) if jti == "auto" else jti
     if scopes:
         body["scope"] = _scope(scopes)
+    if bind_to is not None:
+        body["cnf"] = {"jkt": open_holder(bind_to).jkt}
     text = sign({**body, **dict(claims)}, signer)
     sys.stdout.write((text if encrypt_to is None else _encrypted(text, encrypt_to)) + "\n")
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from authz.cli.errors import needs_extra
 from authz.cli.options import config_option
 from authz.settings import IssuerlessSettings, load_settings
 
@@ -20,6 +21,7 @@ def tokens(config: Path | None) -> None:
       authz tokens --config authz.yaml
     """
     settings = load_settings(config, IssuerlessSettings)
-    from authz.tokens.service import run  # heavy: not for the other commands
+    with needs_extra("tokens"):
+        from authz.tokens.service import run  # heavy: not for the other commands
 
     run(settings)

@@ -248,13 +248,12 @@ class Stage:
     def start_tokens(self) -> None:
         """The token service, and a login service that is known to it."""
         self.processes.start("tokens", authz_command("tokens", "--config", str(self.config)))
-        public = str(self.folder / "login.jwks.json")
-        key = str(self.login_key)
-        self.authz("keys", "generate", "--type", "ec", "--out", key, "--public", public)
+        public = self.folder / "login.jwks.json"
+        self._make_login_key(public)
         secret = self.authz(
             "clients", "add", LOGIN_CLIENT,
             *("--grant", "token_exchange", "--grant", "refresh_token"),
-            *("--may-exchange", "--jwks", public, "--scope", "read", "--scope", "sessions"),
+            *("--may-exchange", "--jwks", str(public), "--scope", "read", "--scope", "sessions"),
             *("--config", str(self.config)),
         ).strip()  # fmt: skip
         _write_private(self.login_secret, secret)
@@ -265,6 +264,15 @@ class Stage:
         self._login = LoginService(
             LOGIN_CLIENT, secret, self.login_key, url=self.tokens_url, issuer=ISSUER
         )
+
+    def _make_login_key(self, public: Path) -> None:
+        """In this process, as `authz keys generate` does it."""
+        from authz.keys.generate import generate_key  # deferred: cryptography is heavy
+        from authz.keys.keyfile import write_keys, write_public_keys
+
+        key = generate_key("ec")
+        write_keys(self.login_key, [key], replace=False)
+        write_public_keys(public, [key])
 
     def start_sidecar(self) -> None:
         self.processes.start("sidecar", authz_command("serve", "--config", str(self.config)))

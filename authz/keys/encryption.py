@@ -61,12 +61,12 @@ def decryption_key(entry: object, algorithms: Collection[str]) -> VerificationKe
     none of the algorithms. KeySourceError: it can't be used.
     """
     public = read_encryption_key(entry, algorithms)
-    assert isinstance(entry, dict)  # noqa: S101 - `read_encryption_key` raised else
-    own = private_key(entry, public.thumbprint)
-    if isinstance(own, rsa.RSAPrivateKey) and own.key_size > MAX_DECRYPTING_RSA_BITS:
+    size = public.key.key_size if isinstance(public.key, rsa.RSAPublicKey) else 0
+    if size > MAX_DECRYPTING_RSA_BITS:
         raise BadKeyError(
-            f"is an RSA key of {own.key_size} bits; {MAX_DECRYPTING_RSA_BITS} at most decrypt"
+            f"is an RSA key of {size} bits; {MAX_DECRYPTING_RSA_BITS} at most decrypt"
         )
+    own = private_key(_object(entry), public.thumbprint)
     return VerificationKey(public.kid, public.algorithms, public.thumbprint, _of_joserfc(own))
 
 
@@ -82,13 +82,12 @@ def read_encryption_key(entry: object, algorithms: Collection[str]) -> Verificat
     """The public half of a JWK, of which `algorithms` has the one that goes with it. `key` is one
     of `cryptography`. Errors as `decryption_key`.
     """
-    if not isinstance(entry, dict):
-        raise BadKeyError("is not a JSON object")
-    _check_use(entry)
-    algorithm = encryption_algorithm(entry)
+    jwk = _object(entry)
+    _check_use(jwk)
+    algorithm = encryption_algorithm(jwk)
     if algorithm not in algorithms:
         raise ForeignKeyError(f"{algorithm} is not among the algorithms")
-    members = {name: entry[name] for name in _PUBLIC_MEMBERS if name in entry}
+    members = {name: jwk[name] for name in _PUBLIC_MEMBERS if name in jwk}
     public = read_key(members, ALGORITHMS)
     if public.kid is None:
         # Guessing among keys would end with the first rotation, and each guess takes a
@@ -102,7 +101,7 @@ def encryption_algorithm(jwk: Mapping[str, Any]) -> str:
     algorithm = _ALGORITHM.get(str(jwk.get("kty")))
     if algorithm is None:
         raise ForeignKeyError("its kty is neither RSA nor EC")
-    if jwk.get("alg") not in {None, algorithm}:
+    if jwk.get("alg") not in (None, algorithm):  # a tuple: it may be of any JSON type
         raise ForeignKeyError(f"its alg is not {algorithm}")
     return algorithm
 
@@ -112,8 +111,14 @@ def is_for_encryption(jwk: Mapping[str, Any]) -> bool:
     return jwk.get("use") == "enc"
 
 
+def _object(entry: object) -> dict[str, Any]:
+    if not isinstance(entry, dict):
+        raise BadKeyError("is not a JSON object")
+    return entry
+
+
 def _check_use(entry: Mapping[str, Any]) -> None:
-    if entry.get("use") not in {None, "enc"}:
+    if entry.get("use") not in (None, "enc"):  # a tuple: it may be of any JSON type
         raise ForeignKeyError("its use is not enc")
     operations = entry.get("key_ops")
     if operations is None:

@@ -58,7 +58,13 @@ class _HttpSource:
                 httpx.AsyncClient(
                     verify=tls,
                     timeout=self._limit,
-                    headers={"accept": "application/json", "accept-encoding": "identity"},
+                    headers={
+                        "accept": "application/json",
+                        "accept-encoding": "identity",
+                        # A cache on the way must ask (RFC 9111 section 5.2.1.4): a withdrawn key
+                        # would come out of it.
+                        "cache-control": "no-cache",
+                    },
                 ) as client,
             ):
                 return await self._fetch(client)

@@ -60,11 +60,16 @@ class SigningKeys(Protocol):
 
     def jwks(self) -> dict[str, Any]:
         """The public JWK Set (RFC 7517 section 5): the key that signs, those that will, and older
-        ones whose tokens may still live. Without keys where a secret signs, or where none is known.
+        ones whose tokens may still live. Without keys where a secret signs.
+
+        SigningUnavailableError: none was ever read. An empty set would be taken at its word, and
+        all tokens be refused.
         """
 
     def verification(self) -> KeySet:
-        """What this service's own tokens are verified with: the keys of `jwks`, or the secret."""
+        """What this service's own tokens are verified with: the keys of `jwks`, or the secret.
+        SigningUnavailableError as there: nobody can say of a token that it is not ours.
+        """
 
     async def refresh(self) -> None:
         """Read the keys anew now: somebody has changed them. Raises nothing."""

@@ -130,6 +130,14 @@ USES_REFUSED: Final = _event(
     "uses_refused",
     "a node won't write down what is used once (a right is missing, memory full): its error",
 )
+USES_SETTLED: Final = _event(
+    "uses_settled",
+    "uses that were let through while the store was gone are written down: how many, by what was "
+    "found",
+)
+USES_SETTLING_FAILED: Final = _event(
+    "uses_settling_failed", "writing them down ended in an error of our own; it goes on"
+)
 
 # The feed of revocations
 FEED_SYNCING: Final = _event("feed_syncing", "all revocations of these buckets are being read")

@@ -161,6 +161,14 @@ class StoreFigures(Protocol):
         ...
 
 
+class OwedFigures(Protocol):
+    """`authz.uses.owed.OwedUses`."""
+
+    settled: dict[str, int]
+
+    def __len__(self) -> int: ...
+
+
 class UseFigures(Protocol):
     """`authz.uses.ledger.Ledger`."""
 
@@ -171,6 +179,9 @@ class UseFigures(Protocol):
 
     @property
     def evictions(self) -> int: ...
+
+    @property
+    def owed(self) -> OwedFigures: ...
 
 
 class AuditFigures(Protocol):
@@ -384,6 +395,8 @@ class Metrics(Collector):
         outcomes = ("first", "used", "used_here", *STORE_CAUSES)
         yield _counter(names.USES, _by_one_label(self._uses.results, outcomes))
         yield _gauge(names.USES_REMEMBERED, {(): self._uses.remembered})
+        yield _gauge(names.USES_UNWRITTEN, {(): len(self._uses.owed)})
+        yield _counter(names.USES_SETTLED, _by_one_label(self._uses.owed.settled))
         yield _counter(names.USES_EVICTED, {(): self._uses.evictions})
 
     def _collect_audit(self) -> Iterator[Family]:

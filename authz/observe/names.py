@@ -183,6 +183,18 @@ USES = Metric(
 USES_REMEMBERED = Metric(
     "authz_uses_remembered", "gauge", "Uses that are known here, should the store be gone."
 )
+USES_UNWRITTEN = Metric(
+    "authz_uses_unwritten",
+    "gauge",
+    "Uses that were let through while the store was gone, and that it hasn't been told of yet.",
+)
+USES_SETTLED = Metric(
+    "authz_uses_settled_total",
+    "counter",
+    "Such uses by what became of them: written, present (used elsewhere too, or written after "
+    "all), expired, dropped.",
+    ("result",),
+)
 USES_EVICTED = Metric(
     "authz_uses_evicted_total",
     "counter",

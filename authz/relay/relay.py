@@ -20,6 +20,7 @@ from authz.relay.copier import TIP_TIMEOUT, Copier, UnlikeError
 from authz.relay.cursor import Cursor, Step, judge, milliseconds
 from authz.relay.figures import RelayFigures
 from authz.relay.side import Side, SideError, Target
+from authz.revocation.feed.news import KeysNews
 from authz.revocation.feed.position import Push, Tip
 from authz.revocation.feed.source import SourceError
 from authz.revocation.feed.subscription import Subscription
@@ -74,7 +75,8 @@ class Relay:
         self._buckets = [Bucket(number) for number in range(source.settings.buckets)]
         self._goal: dict[int, Tip] = {}
         self._compared_at = -math.inf
-        self._passed_on, self._passing = 0, False
+        self._news = KeysNews()
+        self._to_pass_on, self._passing = 0, False
         self._alike: set[int] = set()
         self._wake = asyncio.Event()
         self._to_sweep: dict[int, str] = {}
@@ -183,10 +185,12 @@ class Relay:
         tips = await self._ask(
             self.source, lambda node, numbers: self._copier.reader.tips(node, numbers, TIP_TIMEOUT)
         )
-        announced = max((tip.keys for tip in tips.values()), default=0)
-        if announced > self._passed_on and not self._passing:
+        for bucket, tip in tips.items():
+            if self._news.hear(bucket, tip.keys):
+                self._to_pass_on = max(self._to_pass_on, tip.keys)
+        if self._to_pass_on and not self._passing:
             self._passing = True
-            task = asyncio.get_running_loop().create_task(self._pass_on(announced))
+            task = asyncio.get_running_loop().create_task(self._pass_on(self._to_pass_on))
             self._copies.add(task)
             task.add_done_callback(self._copies.discard)
             task.add_done_callback(_report)
@@ -199,7 +203,8 @@ class Relay:
         except StoreError as error:
             self._failed(self.target, SideError(self.target.which, str(error)))
         else:
-            self._passed_on = announced
+            if self._to_pass_on == announced:
+                self._to_pass_on = 0
         finally:
             self._passing = False
 

@@ -49,8 +49,8 @@ class DpopSettings(Section):
     origins: (
         Annotated[list[Annotated[str, AfterValidator(_origin)]], Field(min_length=1)] | None
     ) = None
-    """By which clients know us, where a proxy before Envoy changes scheme or host: `htu` must begin
-    with one of them. Without it, it is compared with the request's own."""
+    """By which clients know us: `htu` must begin with one of them. Without it, it is compared with
+    the host that the request names, which its sender chooses."""
     nonce: NonceSettings | None = None
     """With it, a proof must have a nonce of ours, and the time of that counts instead of `iat`."""
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -19,8 +20,12 @@ SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/toke
 """Where Kubernetes puts a pod's own token."""
 
 
-def _http_url(value: str) -> str:
+def _address(value: str) -> str:
     require_http_url(value)
+    parts = urlsplit(value)
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        msg = "takes no user, password, query or fragment; how to log in stands beside it"
+        raise ValueError(msg)
     return value.rstrip("/")
 
 
@@ -44,7 +49,7 @@ class KubernetesAuthSettings(Section):
 class VaultSettings(Section):
     """Keys in HashiCorp Vault or OpenBao: of the transit engine, or in a KV store."""
 
-    address: Annotated[str, AfterValidator(_http_url)]
+    address: Annotated[str, AfterValidator(_address)]
     mount: Annotated[str, Field(min_length=1)] | None = None
     """Where the engine is mounted. None: `transit` with `key`, `secret` with `kv_path`."""
     key: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,128}$")] | None = None

@@ -41,6 +41,7 @@ class TokenLimitsSettings(Section):
     failures_client: Rate | None = "30/minute"
     """Wrong secrets of one client. A secret that was right in the last five minutes still is."""
     failures_user: Rate | None = "10/minute"
-    """Refresh tokens of one user that are wrong or used up."""
-    failures_address: Rate | None = "30/minute"
-    """Wrong secrets, tokens and assertions from one address."""
+    """Refresh tokens of one user that are wrong or used up; good ones are taken all the same."""
+    failures_address: Rate | None = "300/minute"
+    """Wrong secrets, tokens and assertions from one address, behind which a whole company may be.
+    """

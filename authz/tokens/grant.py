@@ -6,6 +6,10 @@ from enum import Enum
 from typing import Any, Literal
 
 
+class LoggedOutError(Exception):
+    """What vouches for the log-in is older than the user's latest log-out everywhere."""
+
+
 @dataclass(frozen=True, slots=True)
 class GrantRequest:
     """A token that was granted and is to be issued. Whoever makes one has authenticated the client
@@ -29,6 +33,9 @@ class GrantRequest:
     than a day."""
     auth_time: int | None = None
     """When the user was authenticated, where that is known: seconds since 1970."""
+    vouched_at: int | None = None
+    """When what vouches for this log-in was issued (its `iat`), where somebody else's word does:
+    seconds since 1970. A log-out everywhere since then makes it worthless."""
     device: str = ""
     """What the user knows the device by, such as a User-Agent. Cut to `MAX_ABOUT`."""
     address: str = ""

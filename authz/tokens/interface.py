@@ -26,7 +26,9 @@ class Tokens(Protocol):
     `issue` MixedAudiencesError: its audiences want it encrypted to different keys.
     """
 
-    async def issue(self, grant: GrantRequest, now: float) -> Issued: ...
+    async def issue(self, grant: GrantRequest, now: float) -> Issued:
+        """LoggedOutError: what vouches for it is older than the user's log-out everywhere."""
+        ...
 
     async def refresh(self, request: RefreshRequest, now: float) -> Issued | RefreshRefused: ...
 

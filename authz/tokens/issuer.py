@@ -27,6 +27,7 @@ from authz.tokens.grant import (
     MAX_ABOUT,
     GrantRequest,
     Issued,
+    LoggedOutError,
     RefreshRefused,
     RefreshRequest,
     Refusal,
@@ -58,6 +59,10 @@ SHOWN_CLAIMS = (
     "iss", "sub", "aud", "client_id", "scope", "iat", "exp", "jti", "sid", "auth_time", "cnf",
 )  # fmt: skip
 """Of an access token, in the answer of RFC 7662 section 2.2."""
+
+VOUCHED_SLACK = 2.0
+"""Seconds. A cut-off may be one ahead of the clock (`MIN_AHEAD`), and `iat` one behind, as it has
+no fractions: who logs in again in the second of a log-out must not be refused."""
 
 log = structlog.get_logger(__name__)
 
@@ -111,6 +116,8 @@ class TokenIssuer:
 
         async def begin(book: Book) -> Decision[Issued]:
             self._check_clock(book, now)
+            if grant.vouched_at is not None and grant.vouched_at + VOUCHED_SLACK < book.cut_off:
+                raise LoggedOutError
             begun = round(max(now, book.cut_off), 3)
             ends = begun + self._settings.session_lifetime if grant.refreshable else None
             when = span(now, cut_off=book.cut_off, lifetime=lifetime, ends=ends)

@@ -43,6 +43,10 @@ from authz.tokens.limits.storage import close_storage, open_storage
 from authz.tokens.metrics import TokenMetrics
 from authz.uses.ledger import Ledger
 
+STORE_TIMEOUT = 1.0
+"""Seconds that a question to the store may take at least: half of a failover, and less than the
+`store.write_timeout` of what is written."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -54,7 +58,7 @@ class TokenService:
         tokens = settings.tokens
         if tokens is None:
             raise SettingsError("tokens: say what is issued; see README.md")
-        store = open_store(settings)
+        store = open_store(_patient(settings))
         if not isinstance(store, RedisStore):
             raise SettingsError("store.url: the token service needs a Redis that sidecars share")
         self._settings = settings
@@ -154,11 +158,16 @@ class TokenService:
         await self._encryption.start()
         await self._opening.start()
         await self._store.first_look()
-        follow = self._store.announcements.follow(self._keys.refresh)
+        follow = self._store.announcements.follow(self._refetch)
         self._following = asyncio.get_running_loop().create_task(follow)
         await self._server.start()
         self._readiness.serving()
         log.info(events.TOKENS_SERVING, listen=self._server.listen)
+
+    async def _refetch(self) -> None:
+        """Signing keys were withdrawn: ours, or those of an issuer that we trust."""
+        self._trusted.withdrawn()
+        await self._keys.refresh()
 
     async def ended(self) -> None:
         """Wait until it serves no more. Raises what ended it, where it wasn't asked to."""
@@ -210,6 +219,15 @@ class TokenService:
             },
             "store": self._store.status(),
         }
+
+
+def _patient(settings: Settings) -> Settings:
+    """`store.timeout` is for checks, which Envoy waits for. Here nothing can be let through
+    unasked, and what was used up and not heard of is lost.
+    """
+    timeout = max(settings.store.timeout, STORE_TIMEOUT)
+    store = settings.store.model_copy(update={"timeout": timeout})
+    return settings.model_copy(update={"store": store})
 
 
 def _trusted_keys(settings: Settings, tokens: TokensSettings) -> KeyRings:

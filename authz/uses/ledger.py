@@ -1,19 +1,11 @@
 """The ledger of what may be used once: what this sidecar saw, then one atomic call to the store."""
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Protocol
 
 from authz.revocation.record import Unavailable
 from authz.uses.memory import UsedHere
+from authz.uses.owed import OwedUses, UseStore
 from authz.uses.record import FIRST, USED, First, Use, Used
-
-
-class UseStore(Protocol):
-    """Where all processes of a deployment write down what they see used."""
-
-    def use(self, bucket: int, name: str, until: float) -> Awaitable[Use] | Unavailable:
-        """As `Ledger.use`, of all processes."""
-        ...
 
 
 class Ledger:
@@ -24,6 +16,8 @@ class Ledger:
         self._store = store
         self._here = UsedHere()
         self._heard = UsedHere()
+        self.owed = OwedUses()
+        """What was let through while the store was gone."""
         self.tell: Callable[[str, float, bool], None] = _nobody
         """Called with what other processes of this sidecar should `hear`: a name, until when it
         counts, and whether it was used, or that came to nothing."""
@@ -41,9 +35,22 @@ class Ledger:
         """Uses that were pushed out of memory while they still counted."""
         return self._here.evictions + self._heard.evictions
 
-    def use(self, bucket: int, name: str, until: float, now: float) -> Use | Awaitable[Use]:
+    def use(
+        self,
+        bucket: int,
+        name: str,
+        until: float,
+        now: float,
+        *,
+        waited: float = 0.0,
+        unavailable: Unavailable | None = None,
+    ) -> Use | Awaitable[Use]:
         """Use a thing, which nobody can do again. At once where memory holds the answer, else an
-        awaitable of at most `store.timeout`. Never raises for a failure of the store.
+        awaitable. Never raises for a failure of the store.
+
+        A check waits for the store for `store.timeout` in all, so `waited` says for how many
+        seconds it has. `unavailable`: what the store said to this check before; it isn't asked
+        again, and this is the answer where memory has none.
 
         `name`: 43 characters of a digest, scoped by what kind of thing it is. `until`: when it
         can't be used any more in any case, the same each time. `now`. Seconds since 1970.
@@ -57,16 +64,25 @@ class Ledger:
         self.tell(name, until, True)
         if self._store is None:
             return self._counted(FIRST)
-        answer = self._store.use(bucket, name, until)
+        answer = unavailable or self._store.use(bucket, name, until, waited)
         if isinstance(answer, Unavailable):
+            self.owed.add(bucket, name, until)
             return self._counted(answer)
-        return self._settle(answer)
+        return self._finish(answer, bucket, name, until)
+
+    async def settle(self, now: float) -> None:
+        """Write down what was let through while the store was gone, as far as it answers now: till
+        then, another sidecar would let it through as well. `now`: seconds since 1970.
+        """
+        if self._store is not None and self.owed:
+            await self.owed.settle(self._store, now)
 
     def forget(self, name: str, until: float) -> None:
         """The use did not come about: the store was unavailable, and the request was refused for
         that. A later try may be the first, unless the store got the call after all.
         """
         self._here.discard(name, until)
+        self.owed.discard(name)
         self.tell(name, until, False)
 
     def hear(self, told: Iterable[tuple[str, float, bool]], now: float) -> None:
@@ -79,8 +95,15 @@ class Ledger:
             else:
                 self._heard.discard(name, until)
 
-    async def _settle(self, answer: Awaitable[Use]) -> Use:
-        return self._counted(await answer)
+    async def _finish(self, answer: Awaitable[Use], bucket: int, name: str, until: float) -> Use:
+        try:
+            use = await answer
+        except BaseException:  # cancelled: nobody was let through
+            self.forget(name, until)
+            raise
+        if isinstance(use, Unavailable):
+            self.owed.add(bucket, name, until)
+        return self._counted(use)
 
     def _counted(self, use: Use, outcome: str = "") -> Use:
         match use:

@@ -1,11 +1,21 @@
 """What was used here, in bounded memory: all that is left to ask while the store is gone."""
 
+from collections.abc import Iterable
+
 MAX_NAMES = 100_000
 """Names remembered. Each takes about 150 bytes, so 15 MB at most, of the 125 MiB that a sidecar may
 have. At 200 uses a second, that of ten minutes."""
 
 SPAN = 60
 """Seconds of expiry that share a set: a set of 12,000 names at 200 uses a second."""
+
+NEAR = 15
+"""Spans ahead in which lies what runs out within minutes: a proof counts for 600 s and the leeway
+twice at most."""
+
+FAR = 1445
+"""Spans behind those in which lies what runs out within a day and the leeway, the longest that a
+token lives."""
 
 KEPT_FOR = 600
 """Seconds for which a name is kept after it ran out, if there is room: a clock that was wrong for a
@@ -22,8 +32,6 @@ class UsedHere:
     def __init__(self, capacity: int = MAX_NAMES) -> None:
         self._capacity = capacity
         self._by_span: dict[int, set[str]] = {}
-        self._soonest = 0
-        """The span that runs out first, of those that hold names; or one that holds none."""
         self._tidied_in = 0
         self.size = 0
         """Names held, whether or not they still count."""
@@ -39,7 +47,6 @@ class UsedHere:
         if name in names:
             return False
         names.add(name)
-        self._soonest = min(self._soonest, span)
         self.size += 1
         if self.size > self._capacity:
             self._push_out(now)
@@ -57,12 +64,25 @@ class UsedHere:
             self.size -= 1
 
     def _push_out(self, now: float) -> None:
-        """Make room for one: of those that run out first, any."""
-        if not self._by_span.get(self._soonest):
-            self._soonest = min(span for span, names in self._by_span.items() if names)
-        self._by_span[self._soonest].pop()
+        """Make room for one. What runs out within minutes, as proofs do, and what does not, as
+        tokens, have half of the room each at least; of its kind what runs out first leaves.
+        """
+        border = int(now // SPAN) + NEAR
+        near = range(int((now - KEPT_FOR) // SPAN), border)
+        far = range(border, border + FAR)
+        held = sum(len(self._by_span.get(span, ())) for span in near)
+        first, second = (near, far) if 2 * held > self._capacity else (far, near)
+        span = self._first(first)
+        if span is None:
+            span = self._first(second)
+        if span is None:  # a clock that was set by days
+            span = min(span for span, names in self._by_span.items() if names)
+        self._by_span[span].pop()
         self.size -= 1
-        self.evictions += now < (self._soonest + 1) * SPAN
+        self.evictions += now < (span + 1) * SPAN
+
+    def _first(self, spans: Iterable[int]) -> int | None:
+        return next((span for span in spans if self._by_span.get(span)), None)
 
     def _tidy(self, now: float) -> None:
         """Forget what ran out long ago, and empty sets: once in a span."""

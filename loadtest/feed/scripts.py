@@ -1,4 +1,5 @@
-"""How the programs of this folder are called: each in a process of its own, with a specification.
+"""How the programs of this folder, and of `issuing/`, are called: each in a process of its own,
+with a specification.
 
 They import what a sidecar has, so they can't be scripts by their path alone.
 """
@@ -14,13 +15,15 @@ from authz.cli.errors import CommandError
 REPOSITORY = Path(__file__).parents[2]
 
 
-def command(folder: Path, name: str, what: Mapping[str, Any]) -> list[str]:
-    """`loadtest.feed.NAME` with this specification, which is written to the folder."""
+def command(
+    folder: Path, name: str, what: Mapping[str, Any], *, package: str = "feed"
+) -> list[str]:
+    """`loadtest.PACKAGE.NAME` with this specification, which is written to the folder."""
     specification = folder / f"{name}.json"
     specification.write_text(json.dumps(what), encoding="utf-8")
     code = (
         "import sys; sys.path.insert(0, sys.argv.pop(1));"
-        f" from loadtest.feed.{name} import main; main()"
+        f" from loadtest.{package}.{name} import main; main()"
     )
     return [sys.executable, "-P", "-c", code, str(REPOSITORY), str(specification)]
 
@@ -36,7 +39,5 @@ def read(output: str) -> dict[str, Any]:
     try:
         said: dict[str, Any] = json.loads(output)
     except ValueError:
-        raise CommandError(
-            f"the report of a program of the feed can't be read: {output[:60]!r}"
-        ) from None
+        raise CommandError(f"the report of a program can't be read: {output[:60]!r}") from None
     return said

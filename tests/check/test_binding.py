@@ -10,7 +10,7 @@ import pytest
 from check.fakes import http_request, presented
 
 from authz.check.binding import BindingGuard
-from authz.check.certificate import MAX_CERTIFICATE, certificate_thumbprint
+from authz.check.certificate import MAX_CERTIFICATE, _thumbprint, certificate_thumbprint
 from authz.check.verdict import Reason
 from support.certificates import Certificates, make_certificates
 from support.jwks import b64
@@ -87,7 +87,11 @@ def test_what_is_no_certificate_has_no_thumbprint(certificates: Certificates) ->
         assert certificate_thumbprint(quote(text, errors="replace")) is None, text
 
 
-def test_a_huge_certificate_is_not_read(certificates: Certificates) -> None:
+def test_a_huge_certificate_is_neither_read_nor_remembered(certificates: Certificates) -> None:
     pem = certificates.client.read_text()
     large = pem.replace("\n-----END", "\n" * MAX_CERTIFICATE + "-----END")
+    before = _thumbprint.cache_info()
     assert certificate_thumbprint(quote(large)) is None
+    assert _thumbprint.cache_info() == before, "nor kept"
+    assert certificate_thumbprint(as_envoy_sends(certificates.client)) is not None
+    assert _thumbprint.cache_info() != before

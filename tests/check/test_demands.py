@@ -42,11 +42,24 @@ class FakeLedger:
         self.uses = list(uses)
         self.later = later
         self.used: list[str] = []
+        self.told: list[Unavailable | None] = []
+        """What each use was told of the store."""
         self.forgotten: list[str] = []
 
-    def use(self, bucket: int, name: str, until: float, now: float) -> Use | Awaitable[Use]:
+    def use(
+        self,
+        bucket: int,
+        name: str,
+        until: float,
+        now: float,
+        *,
+        waited: float = 0.0,
+        unavailable: Unavailable | None = None,
+    ) -> Use | Awaitable[Use]:
         assert 0 <= bucket < 16
         assert now == NOW < until
+        assert waited == 0.0  # by a clock that stands still
+        self.told.append(unavailable)
         self.used.append(name)
         use = self.uses.pop(0) if len(self.uses) > 1 else self.uses[0]
         return asyncio.sleep(0, use) if self.later else use
@@ -60,6 +73,7 @@ class Demanding:
     """A guard that demands a thing of this name, or refuses."""
 
     name = "demanding"
+    of_cookies = False
 
     def __init__(self, found: str | Verdict) -> None:
         self._found = found
@@ -240,6 +254,7 @@ class Shy:
     """A guard that must not be asked."""
 
     name = "shy"
+    of_cookies = False
 
     def look(self, presented: Presented) -> Verdict | None:
         raise AssertionError(f"asked about {presented.credential}")
@@ -252,6 +267,9 @@ def test_a_plain_token_on_a_plain_route_meets_no_guard() -> None:
     assert verdict.reason is Reason.OK
 
 
+IN_COOKIE: dict[str, Any] = {"headers": {"cookie": (f"token={token()}",)}}
+
+
 @pytest.mark.parametrize(
     "special",
     [
@@ -259,12 +277,28 @@ def test_a_plain_token_on_a_plain_route_meets_no_guard() -> None:
         {"token": token(), "extensions": {"authz.require_https": "true"}},
         {"token": token(), "extensions": {"authz.binding": "required"}},
         {"token": token(), "extensions": ONCE},
-        {"headers": {"cookie": (f"token={token()}",)}},
+        {"headers": {"authorization": (f"DPoP {token()}",)}},
+        {"headers": {"cookie": (f"token={token(cnf={'jkt': 'A' * 43})}",)}},
+        {**IN_COOKIE, "extensions": {"authz.require_https": "true"}},
     ],
-    ids=["bound", "https", "binding", "once", "cookie"],
+    ids=["bound", "https", "binding", "once", "dpop", "bound, in a cookie", "https, in a cookie"],
 )
 def test_every_other_one_meets_all_guards(special: dict[str, Any]) -> None:
     refused = Demanding(deny(Reason.BINDING_MISMATCH))
     verdict = Route(FakeLedger(FIRST), refused).authorizer.check(http_request(**special))
     assert isinstance(verdict, Verdict)
     assert verdict.reason is Reason.BINDING_MISMATCH
+
+
+class OfCookies(Demanding):
+    """A guard that has nothing to say of other tokens."""
+
+    of_cookies = True
+
+
+def test_a_token_in_a_cookie_meets_the_guards_of_cookies_alone() -> None:
+    cookie_guard = OfCookies(deny(Reason.CROSS_SITE_REQUEST))
+    route = Route(FakeLedger(FIRST), Shy(), cookie_guard)
+    verdict = route.authorizer.check(http_request(**IN_COOKIE))
+    assert isinstance(verdict, Verdict)
+    assert verdict.reason is Reason.CROSS_SITE_REQUEST

@@ -46,7 +46,10 @@ class UseStore:
         self.says = says
         self.asked: list[tuple[int, str, float]] = []
 
-    def use(self, bucket: int, name: str, until: float) -> Awaitable[Use] | Unavailable:
+    def use(
+        self, bucket: int, name: str, until: float, waited: float = 0.0
+    ) -> Awaitable[Use] | Unavailable:
+        assert waited == 0.0  # by a clock that stands still
         self.asked.append((bucket, name, until))
         if isinstance(self.says, Unavailable):
             return self.says
@@ -253,7 +256,7 @@ def test_a_replay_does_not_use_up_a_token_that_works_once() -> None:
     assert pipeline.check(request(TOKEN, proof(), extensions=once)).reason is Reason.TOKEN_USED
 
 
-@pytest.mark.parametrize("finding", [Clear(), Unavailable("timeout")])
+@pytest.mark.parametrize("finding", [Clear(), Unavailable("breaker_open")])
 def test_where_the_store_is_gone_the_fail_mode_decides_about_what_was_not_seen_here(
     finding: Finding,
 ) -> None:
@@ -272,6 +275,33 @@ def test_where_the_fail_mode_is_closed_a_client_may_try_again() -> None:
     pipeline.uses.says = FIRST
     assert pipeline.check(made).reason is Reason.OK
     assert pipeline.check(made).reason is Reason.PROOF_REPLAYED
+
+
+# How long it may take
+
+
+def test_once_the_store_was_unavailable_it_is_not_asked_again() -> None:
+    """Else a check would wait for it once for each question. Memory still refuses what it knows."""
+    once = {"authz.use": "once"}
+    pipeline = Pipeline(says=Unavailable("timeout"))
+    made = request(TOKEN, proof(), extensions=once)
+    assert pipeline.check(made).decision is Decision.FAIL_OPEN
+    assert len(pipeline.uses.asked) == 1
+    assert pipeline.check(request(TOKEN, proof(), extensions=once)).reason is Reason.TOKEN_USED
+    pipeline = Pipeline(finding=Unavailable("timeout"))
+    assert pipeline.check(made).decision is Decision.FAIL_OPEN
+    assert pipeline.uses.asked == []
+    assert pipeline.check(made).reason is Reason.PROOF_REPLAYED
+
+
+def test_a_check_that_is_refused_after_all_leaves_unused_what_nobody_was_asked_about() -> None:
+    """The proof of a token that had been used is good again, for whatever else it may be."""
+    pipeline = Pipeline(says=Unavailable("timeout"))
+    once = {"authz.use": "once"}
+    assert pipeline.check(request(TOKEN, proof(), extensions=once)).decision is Decision.FAIL_OPEN
+    made = proof()
+    assert pipeline.check(request(TOKEN, made, extensions=once)).reason is Reason.TOKEN_USED
+    assert pipeline.check(request(TOKEN, made)).decision is Decision.FAIL_OPEN
 
 
 # Nonces

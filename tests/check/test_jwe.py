@@ -3,7 +3,6 @@ to the rest of authz once it is open.
 """
 
 import json
-import re
 import warnings
 from typing import Any
 
@@ -20,7 +19,7 @@ from check.fakes import (
     token,
 )
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding
+from cryptography.hazmat.primitives.asymmetric import padding
 from hypothesis import given
 from hypothesis import strategies as st
 from joserfc import jwe as joserfc_jwe
@@ -485,10 +484,8 @@ GOOD = (encrypt(token(), RSA, kid="rsa"), encrypt(token(), EC, kid="ec"))
 
 
 def test_the_sizes_of_the_largest_tokens_are_within_the_limits() -> None:
-    """RSA-4096, P-384: header and key of both fit, with 4 KiB inside."""
-    inside = "a" * 4096
-    for key in (rsa_key("large", 4096), EC384):
-        text = encrypt(inside, key, kid="k" * 43, headers={"apu": "A" * 44, "apv": "A" * 44})
+    """The key that RSA-4096 wraps, the header that P-384 needs: each with 4 KiB inside."""
+    for key, options in ((RSA, {"wrapped": bytes(512)}), (EC384, {})):
+        headers = {"apu": "A" * 44, "apv": "A" * 44}
+        text = encrypt("a" * 4096, key, kid="k" * 43, headers=headers, **options)
         assert read_header(text).kid == "k" * 43
-        assert re.fullmatch(r"[\w.-]+", text)
-    assert isinstance(EC384, ec.EllipticCurvePrivateKey)

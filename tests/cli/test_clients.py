@@ -117,6 +117,7 @@ def test_a_login_service_s_keys_are_kept_without_private_parts(
         ("a", "--grant", "client_credentials", "--public"),
         ("a", "--grant", "refresh_token", "--public", "--may-introspect"),
         ("a", "--grant", "client_credentials", "--lifetime", "25h"),
+        ("a", "--grant", "client_credentials", "--lifetime", "0s"),
         ("a", "--grant", "client_credentials", "--jwks", "jwks.json"),
         ("a", "--grant", "password"),
         ("a",),

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,12 +71,6 @@ def configure(tmp_path: Path, file: Path) -> Configure:
         return str(path)
 
     return configure
-
-
-@pytest.fixture(scope="module")
-def openbao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
-    with OpenBao(tmp_path_factory.mktemp("openbao")) as openbao:
-        yield openbao
 
 
 def published(run: Run, config: str) -> list[str]:

@@ -154,7 +154,8 @@ def test_what_it_prints_can_be_pasted_and_ctrl_c_ends_it(folder: Path, tmp_path:
         assert "[0]" in paste("what every stage says")  # exit code 0: allowed
         assert "revoked" in paste("revoke it")
         wait_until(lambda: "token_revoked" in paste("Dave's token"), "Dave's refusal")
-        assert "[1]" in paste("what every stage says")
+        # Once more where the machine is so busy that Redis needs more than `store.timeout`.
+        wait_until(lambda: "[1]" in paste("what every stage says"), "the refusal explained")
         assert "[0]" in paste("log Erin out")
         assert paste("stop Redis") == "[0]"
         demo.wait_for("Redis is stopped.")

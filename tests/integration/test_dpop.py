@@ -173,10 +173,11 @@ def shipped_envoy(folder: Path, sidecar: Sidecar, upstream: Upstream) -> Envoy:
 def test_while_the_store_is_gone_what_this_sidecar_saw_is_refused(
     gates: dict[str, Gate], store: ValkeyServer, transport: str
 ) -> None:
-    """And what it didn't see is let through on record, or refused where the route is closed; that
-    proof is good again once the store is back.
+    """And what it didn't see is let through on record, or refused where the route is closed. Once
+    the store is back, the first is refused at other sidecars as well, and the second is good again.
     """
     at, token = gates[transport], bound_token()
+    (other,) = (gate for gate in gates.values() if gate is not at)
     seen, unseen, later = proof_for(token), proof_for(token), proof_for(token, "/closed")
     assert outcome(at.get(token, seen)) == "allow"
     store.kill()
@@ -191,5 +192,7 @@ def test_while_the_store_is_gone_what_this_sidecar_saw_is_refused(
     finally:
         store.restart()
     wait_until(lambda: at.sidecar.status()["store"]["connected"], "connected again")
-    assert outcome(at.get(token, later, path="/closed")) == "allow"
+    wait_until(lambda: at.sidecar.metric("authz_uses_unwritten") == 0, "written down")
+    assert outcome(other.get(token, unseen)) == "proof_replayed"
+    assert outcome(other.get(token, later, path="/closed")) == "allow"
     assert at.sidecar.metric("authz_uses_total", outcome="used_here") >= 2

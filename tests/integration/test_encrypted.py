@@ -10,6 +10,7 @@ import pytest
 from integration.conftest import PATIENT_STORE, Deploy, Deployment
 
 from support.cluster import ValkeyCluster
+from support.dpop import ProofKey
 from support.jwe import encrypt, private_jwk
 from support.jwks import AUDIENCE, ISSUER, claims, ec_key, jwk, jwks, rsa_key, sign
 from support.sidecar import KID
@@ -113,6 +114,25 @@ def test_a_revoked_token_stays_revoked_in_whatever_envelope(encrypted: Deploymen
     wait_until(lambda: answer(encrypted, known)[0] == 401, "the revocation has come")
     for again in (known, encrypt(text, EC, kid="ec"), encrypt(text, RSA, kid="rsa"), text):
         assert answer(encrypted, again) == (401, "token_revoked")
+
+
+def test_a_proof_of_possession_is_of_the_text_that_is_sent(encrypted: Deployment) -> None:
+    """RFC 9449 section 4.3: `ath` is of the access token as it came, here the encrypted one. What
+    it is bound to stands inside.
+    """
+    key = ProofKey()
+    inside = token(cnf=key.cnf)
+    wrapped = encrypt(inside, EC, kid="ec")
+
+    def get(proof: str, scheme: str = "DPoP") -> tuple[int, str]:
+        headers = [("authorization", f"{scheme} {wrapped}"), ("dpop", proof)]
+        response = encrypted.get("/", headers=headers, host="app.example")
+        return response.status, str(response.json().get("reason", ""))
+
+    url = "http://app.example/"
+    assert get(key.prove("GET", url, wrapped)) == (200, "")
+    assert get(key.prove("GET", url, inside)) == (401, "proof_invalid")
+    assert get(key.prove("GET", url, wrapped), "Bearer") == (401, "scheme_mismatch")
 
 
 def test_decryption_keys_are_followed_and_take_their_tokens_along(encrypted: Deployment) -> None:

@@ -131,7 +131,7 @@ def edge(edges: dict[str, Edge], request: pytest.FixtureRequest) -> Edge:
 def printed_envoy(
     folder: Path, sidecar: Sidecar, upstream: Upstream, tls: DownstreamTls | None
 ) -> Envoy:
-    """An Envoy with the bootstrap of `authz envoy`, but for a longer time-out."""
+    """An Envoy with the bootstrap of `authz envoy` that takes WebSockets as well."""
     port, admin_port = free_port(), free_port()
     bootstrap = as_mapping(
         build_bootstrap(
@@ -143,6 +143,10 @@ def printed_envoy(
             tls=tls,
         )
     )
+    (listener,) = bootstrap["static_resources"]["listeners"]
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    manager["upgrade_configs"] = [{"upgrade_type": "websocket"}]
+    manager["http2_protocol_options"]["allow_connect"] = True
     return Envoy(folder, bootstrap, port=port, admin_port=admin_port)
 
 
@@ -254,6 +258,35 @@ def test_links_of_other_sites_work_and_tokens_in_headers_need_no_origin(edge: Ed
     assert posted(edge, foreign, method="GET") == (200, "ok")
     response = edge.get("/", method="POST", headers=[foreign], token=token(), body=b"{}")
     assert outcome(response) == (200, "ok")
+
+
+WEBSOCKET = (("connection", "upgrade"), ("upgrade", "websocket"))
+
+
+def test_no_page_of_another_site_can_open_a_websocket_with_our_cookie(edge: Edge) -> None:
+    """It begins with a GET, and no browser asks before it sends one."""
+    foreign = ("origin", "https://evil.example")
+    assert posted(edge, foreign, method="GET") == (200, "ok")
+    assert posted(edge, foreign, *WEBSOCKET, method="GET") == CROSS_SITE
+
+
+def test_nor_by_http2(edge: Edge) -> None:
+    """As extended CONNECT (RFC 8441), which Envoy takes for the same."""
+    headers = {
+        ":method": "CONNECT",
+        ":protocol": "websocket",
+        ":scheme": "http",
+        ":authority": "app.example",
+        ":path": "/",
+        "origin": "https://evil.example",
+        "cookie": f"__Host-access={token()}",
+    }
+    with Http2Client(f"{LOOPBACK}:{edge.plain.port}") as client:
+        stream = client.begin([(name.encode(), value.encode()) for name, value in headers.items()])
+        client.flush()
+        answer = client.answer(stream)
+    assert answer.http_status == 403
+    assert json.loads(bytes(answer.body))["reason"] == CROSS_SITE[1]
 
 
 # With the certificate it is bound to

@@ -12,12 +12,12 @@ import jwt
 import pytest
 
 from support import http
+from support.cluster import ValkeyCluster
 from support.envoy import Envoy, ExtAuthz
 from support.openbao import OpenBao
 from support.sidecar import Sidecar
-from support.token_service import ISSUER, TokenServer, new_client
+from support.token_service import ISSUER, SECRET, TokenServer, new_client
 from support.upstream import Upstream
-from support.valkey import ValkeyServer
 from support.waiting import wait_until
 
 PUBLISH_AHEAD = 2.0
@@ -66,16 +66,17 @@ def kid(token: str) -> str:
 class Worlds:
     """Makes them, and ends them."""
 
-    def __init__(self, folder: Path, valkey: ValkeyServer, upstream: Upstream) -> None:
+    def __init__(self, folder: Path, cluster: ValkeyCluster, upstream: Upstream) -> None:
         self._folder = folder
-        self._valkey = valkey
+        self._cluster = cluster
         self._upstream = upstream
         self._made: list[Any] = []
 
     def start(self, signing: dict[str, Any] | None = None, *, refresh: str = "300s") -> World:
         folder = self._folder / str(len(self._made))
-        service = TokenServer(folder, self._valkey.url)
-        service.settings["tokens"]["signing"] |= signing or {}
+        service = TokenServer(folder, self._cluster.url)
+        by_hand = {"rotate_every": None}  # its key is of unknown age, and would be replaced soon
+        service.settings["tokens"]["signing"] |= {**by_hand, **(signing or {})}
         if signing and "vault" in signing:
             del service.settings["tokens"]["signing"]["key_file"]
         service.write_config()
@@ -90,7 +91,7 @@ class Worlds:
             "keys": {"jwks_url": f"{service.url}/.well-known/jwks.json", "refresh": refresh},
         }
         sidecar = Sidecar(
-            folder / "sidecar", {"store": {"url": self._valkey.url}, "issuers": [issuer]}
+            folder / "sidecar", {"store": {"url": self._cluster.url}, "issuers": [issuer]}
         )
         self._made.append(sidecar)
         sidecar.start()
@@ -111,18 +112,13 @@ class Worlds:
 
 
 @pytest.fixture(scope="module")
-def worlds(tmp_path_factory: pytest.TempPathFactory, upstream: Upstream) -> Iterator[Worlds]:
-    folder = tmp_path_factory.mktemp("worlds")
-    with ValkeyServer(folder / "valkey") as valkey:
-        worlds = Worlds(folder, valkey, upstream)
-        yield worlds
-        worlds.stop()
-
-
-@pytest.fixture(scope="module")
-def openbao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
-    with OpenBao(tmp_path_factory.mktemp("openbao")) as openbao:
-        yield openbao
+def worlds(
+    tmp_path_factory: pytest.TempPathFactory, _shared_cluster: ValkeyCluster, upstream: Upstream
+) -> Iterator[Worlds]:
+    _shared_cluster.reset()  # a module before may have ended with a node killed or frozen
+    worlds = Worlds(tmp_path_factory.mktemp("worlds"), _shared_cluster, upstream)
+    yield worlds
+    worlds.stop()
 
 
 @pytest.fixture(scope="module")
@@ -158,16 +154,16 @@ def test_a_rotation_under_load_costs_no_token(worlds: Worlds) -> None:
 
 
 def withdraw(world: World, leaked: str) -> None:
-    """Its tokens are refused within seconds, and the service goes on with another key."""
+    """Its tokens are refused within ten seconds, which is patience for a busy machine, and the
+    service goes on with another key.
+    """
     token = world.issue()
     assert kid(token) == leaked
     assert world.use(token) == (200, "")
     printed = world.authz("withdraw", leaked)
-    began = time.monotonic()
     assert f"withdrawn {leaked}\n" in printed
     assert "told all sidecars to fetch their keys" in printed
     wait_until(lambda: world.use(token) == (401, "key_unknown"), "the leaked key is refused")
-    assert time.monotonic() - began < 6
     assert leaked not in world.published()
     wait_until(lambda: kid(world.issue()) != leaked, "another key signs")
     assert world.use(world.issue()) == (200, "")
@@ -204,6 +200,18 @@ def test_while_vault_is_sealed_nothing_is_issued_and_what_was_issued_goes_on(
         wait_until(
             lambda: world.service.metric("authz_tokens_signing_keys_failing") == 1, "it shows"
         )
+        # A service that starts now knows no keys. It says so, for sidecars would take an empty set
+        # at its word; and of a token nobody can say that it isn't ours.
+        world.service.restart()
+        assert world.service.http.get("/.well-known/jwks.json").status_code == 503
+        form = {"token": token, "client_id": world.client, "client_secret": SECRET}
+        for path in ("/oauth2/introspect", "/oauth2/revoke"):
+            assert world.service.http.post(path, data=form).status_code == 503, path
+        world.sidecar.reload()
+        wait_until(
+            lambda: world.sidecar.metric("authz_key_set_failing", issuer=ISSUER) == 1, "asked"
+        )
+        assert world.use(token) == (200, "")
     finally:
         openbao.unseal()
     wait_until(

@@ -11,7 +11,7 @@ from authz.keys.generate import generate_key, generate_like
 from authz.keys.jwk import ParsedKeys, public_part
 from authz.settings import ENCRYPTION_ALGORITHMS
 from support.jwe import private_jwk
-from support.jwks import ec_key, ed25519_key, jwk, rsa_key
+from support.jwks import b64, ec_key, ed25519_key, jwk, rsa_key
 
 RSA = private_jwk(rsa_key("enc"), "rsa")
 EC = private_jwk(ec_key("enc"), "ec")
@@ -37,6 +37,8 @@ def test_a_key_needs_not_say_what_it_is_for(member: str) -> None:
     ("change", "problem"),
     [
         ({"use": "sig"}, "its use is not enc"),
+        ({"use": ["enc"]}, "its use is not enc"),
+        ({"alg": {}}, "its alg is not RSA-OAEP-256"),
         ({"alg": "RS256"}, "its alg is not RSA-OAEP-256"),
         ({"alg": "RSA-OAEP"}, "its alg is not RSA-OAEP-256"),
         ({"key_ops": ["sign"]}, "its key_ops name nothing that encrypts"),
@@ -78,8 +80,9 @@ def test_a_key_that_cannot_be_used_stops_the_reading(entry: Any, problem: str) -
 
 
 def test_a_key_so_large_that_it_would_stop_the_loop_is_refused() -> None:
-    with pytest.raises(KeySourceError, match="4096 at most decrypt"):
-        parse(private_jwk(rsa_key("huge", 4104), "rsa"))
+    huge = b64((1 << 4103 | 1).to_bytes(513, "big"))  # no real one: they take seconds to make
+    with pytest.raises(KeySourceError, match="4104 bits; 4096 at most decrypt"):
+        parse({**RSA, "n": huge})
 
 
 def test_two_keys_of_one_name_are_refused_and_one_key_twice_is_not() -> None:

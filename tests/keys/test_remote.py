@@ -72,6 +72,7 @@ async def test_an_answer_that_is_no_set_is_an_error_that_says_why(
 async def test_no_compression_is_asked_for(origin: Origin) -> None:
     await fetch(origin.put("/jwks", KEYS))
     assert origin.requests[0]["accept-encoding"] == "identity"
+    assert origin.requests[0]["cache-control"] == "no-cache", "no cache on the way answers"
 
 
 async def test_a_server_that_does_not_answer_costs_the_time_limit(

@@ -3,6 +3,8 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from authz.keys.errors import KeySourceError
 from authz.keys.issuing.schedule import RETAIN, plan
@@ -133,3 +135,55 @@ def test_a_key_that_is_not_there_can_not_be_withdrawn() -> None:
 @pytest.mark.parametrize("value", [None, "soon", True, [], {}])
 def test_a_moment_that_can_not_be_read_was_not_written_down(value: object) -> None:
     assert times_of({**A, SIGNS_FROM: value}).signs_from is None
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("wait"), st.integers(1, 2 * int(RETAIN))),
+        st.tuples(st.just("schedule"), st.integers(0, 1000)),
+        st.tuples(st.sampled_from(["rotate", "stage", "activate"]), st.just(0)),
+        st.tuples(st.just("withdraw"), st.integers(0, 9)),
+    ),
+    max_size=25,
+)
+
+
+@given(STEPS)
+def test_whatever_is_done_one_key_signs_and_none_comes_back(steps: list[tuple[str, int]]) -> None:
+    """Some key always signs, and stands first; one that was followed by another or withdrawn never
+    signs again, and one that was withdrawn is never there again.
+    """
+    now = NOW
+    keys: list[dict[str, Any]] = [since({"kid": "0"}, NOW)]
+    made, over, gone = 0, set[str | None](), set[str]()
+    signs = "0"
+    for step, number in steps:
+        made += 1
+        new = {"kid": str(made)}
+        try:
+            match step:
+                case "wait":
+                    now += number
+                case "schedule":
+                    keys = schedule(keys, new, now=now, ahead=number).keys
+                case "rotate":
+                    keys = rotate(keys, new, keep=9, now=now).keys
+                case "stage":
+                    keys = stage(keys, new, now=now).keys
+                case "activate":
+                    keys = activate(keys, keep=9, now=now).keys
+                case _:
+                    name = order(keys)[number % len(keys)]
+                    keys = withdraw(keys, name, new.copy, now=now).keys
+                    gone.add(name)
+        except KeySourceError:
+            continue  # the next key is there already, or none is staged
+        current = signing(keys, now)
+        assert current is not None
+        if current != signs:
+            over.add(signs)
+            signs = current
+        assert signs not in over | gone
+        assert not gone & set(order(keys))
+        assert len(set(order(keys))) == len(keys)
+        assert order(arranged(keys, now))[0] == signs

@@ -10,6 +10,7 @@ from authz.keys.errors import KeySourceError
 from authz.keys.generate import generate_key, generate_like
 from authz.keys.jwk import parse_jwks, public_part, thumbprint
 from authz.keys.keyfile import dump, write_keys
+from authz.keys.rotation import SIGNS_FROM, STAGED
 from authz.keys.signing import load_signing_key, secret_signing_key, sign, signing_key
 from authz.settings import ALGORITHMS
 from support.jwks import ec_key, jwk
@@ -70,6 +71,19 @@ def test_rsa_keys_have_a_bounded_size(bits: int) -> None:
 def test_the_first_key_of_a_file_signs(tmp_path: Path) -> None:
     write_keys(tmp_path / "keys", [MADE["ES256"], MADE["EdDSA"]], replace=False)
     assert load_signing_key(tmp_path / "keys", 0).kid == MADE["ES256"]["kid"]
+
+
+def test_of_a_file_that_the_token_service_keeps_the_key_signs_whose_time_has_come(
+    tmp_path: Path,
+) -> None:
+    keys = [
+        {**MADE["ES256"], SIGNS_FROM: 1000},
+        {**MADE["EdDSA"], SIGNS_FROM: 2000},
+        {**MADE["ES384"], STAGED: True},
+    ]
+    write_keys(tmp_path / "keys", keys, replace=False)
+    signing = [load_signing_key(tmp_path / "keys", now).algorithm for now in (0, 1999, 2000, 9e9)]
+    assert signing == ["ES256", "ES256", "EdDSA", "EdDSA"]
 
 
 def test_a_key_without_alg_signs_with_the_usual_one() -> None:

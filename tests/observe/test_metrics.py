@@ -31,6 +31,7 @@ from authz.revocation.known.knowledge import Knowledge
 from authz.revocation.record import Clear, Revoked, TokenRef
 from authz.revocation.redis.outage import Breaker
 from authz.settings import AuditSettings
+from authz.uses.owed import OwedUses
 
 REF = TokenRef("user", "token", 3, 1_800_000_000, 1_800_003_600)
 IDENTITY = Identity("https://issuer.example", "ann", "t-1", (), ("api",), REF)
@@ -97,6 +98,14 @@ def some_knowledge() -> Knowledge:
     return known
 
 
+def some_owed() -> OwedUses:
+    """Three uses, of which one didn't fit."""
+    owed = OwedUses(capacity=2)
+    for name in "abc":
+        owed.add(0, name, 100.0)
+    return owed
+
+
 @pytest.fixture
 def metrics(tmp_path: Path) -> Metrics:
     """Real parts, each having counted something."""
@@ -125,7 +134,9 @@ def metrics(tmp_path: Path) -> Metrics:
         lookups={"clear": 20, "timeout": 2},
         store_latency=store.latency,
         store=Store(),
-        uses=SimpleNamespace(results={"first": 6, "used_here": 2}, remembered=6, evictions=1),
+        uses=SimpleNamespace(
+            results={"first": 6, "used_here": 2}, remembered=6, evictions=1, owed=some_owed()
+        ),
         exposed={"revoked": 3, "failed": 2, "dropped": 0},
         audit=audit,
         reconciler=SimpleNamespace(
@@ -201,6 +212,9 @@ def test_the_figures_of_the_parts_are_shown(metrics: Metrics) -> None:
         "authz_uses_total['used_here']": 2,
         "authz_uses_total['timeout']": 0,
         "authz_uses_remembered": 6,
+        "authz_uses_unwritten": 2,
+        "authz_uses_settled_total['written']": 0,
+        "authz_uses_settled_total['dropped']": 1,
         "authz_uses_evicted_total": 1,
         "authz_exposed_tokens_total['revoked']": 3,
         "authz_exposed_tokens_total['dropped']": 0,

@@ -69,14 +69,16 @@ async def test_both_ways_at_once_make_no_loop(regions: Regions, start_relay: Sta
             return lengths == [81, 81] and there.is_level() and back.is_level()
 
         await eventually(all_are_there, "both have all")
+        repeated = [there.entries("repeated"), back.entries("repeated")]
         await asyncio.sleep(1.5)  # more than one further comparison: nothing is to happen
         assert all_are_there()
     assert revocations(regions.east).keys() == revocations(regions.west).keys()
     assert len(revocations(regions.east)) == 81
     assert there.entries("written") + back.entries("written") == 80
-    # Each read back what it had sent, and the one that both had.
-    assert there.entries("repeated") == 32 + 1
-    assert back.entries("repeated") == 48 + 1
+    # Each read back what it had sent, and the one that both had; a slow call is made again.
+    assert repeated == [there.entries("repeated"), back.entries("repeated")]
+    assert repeated[0] >= 32 + 1
+    assert repeated[1] >= 48 + 1
 
 
 async def test_of_a_users_cutoffs_the_latest_counts_in_both_regions(
@@ -194,12 +196,13 @@ async def test_word_of_withdrawn_keys_goes_both_ways_and_comes_to_rest(
         return {server.command("HGET", tip_key(bucket), "keys") for bucket in range(BUCKETS)}
 
     async with opened(regions.east.url) as east, opened(regions.west.url) as west:
-        await east.store.announcements.announce(1_800_000_000)
+        now = int(time.time())
+        await east.store.announcements.announce(now)
         await asyncio.to_thread(start_relay, regions.east.url, regions.west.url)
-        await eventually(lambda: numbers(regions.west) == {b"1800000000000"}, "there")
+        await eventually(lambda: numbers(regions.west) == {b"%d000" % now}, "there")
         await asyncio.to_thread(start_relay, regions.west.url, regions.east.url)
-        await west.store.announcements.announce(1_800_000_001)
-        await eventually(lambda: numbers(regions.east) == {b"1800000001000"}, "and back")
+        await west.store.announcements.announce(now + 1)
+        await eventually(lambda: numbers(regions.east) == {b"%d000" % (now + 1)}, "and back")
 
         async def is_at_rest() -> bool:
             for server in regions:
@@ -211,4 +214,4 @@ async def test_word_of_withdrawn_keys_goes_both_ways_and_comes_to_rest(
             return not any(server.command_counts()["evalsha"] for server in regions)
 
         await eventually(is_at_rest, "nobody tells the other any more")
-        assert numbers(regions.west) == numbers(regions.east) == {b"1800000001000"}
+        assert numbers(regions.west) == numbers(regions.east) == {b"%d000" % (now + 1)}

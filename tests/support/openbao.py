@@ -54,6 +54,12 @@ class OpenBao:
         except (requests.RequestException, hvac.exceptions.VaultError):
             return False
 
+    def within(self, namespace: str) -> hvac.Client:
+        """The same rights in a namespace."""
+        return hvac.Client(
+            self.address, token=ROOT_TOKEN, session=self.root.session, namespace=namespace
+        )
+
     def seal(self) -> None:
         self.root.sys.seal()
 

@@ -56,6 +56,7 @@ class TokenServer:
         self.signing_file = folder / "signing.json"
         self.settings: dict[str, Any] = {
             "store": {"url": store_url},
+            "drain_timeout": "500ms",
             "tokens": {
                 "issuer": ISSUER,
                 "audiences": ["api", "billing"],
@@ -129,6 +130,11 @@ class TokenServer:
             **form,
         }
         return self.token(client, secret, **given)
+
+    def restart(self) -> None:
+        """End it, and start it again on the same addresses."""
+        self.process.stop()
+        self.process.start(self.is_ready)
 
     def stop(self) -> int:
         code = self.process.stop()

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, Self
 from authz.envoy_api import check_pb2 as pb
 from support.corpus import FOLDER, TOKEN
 from support.http2_client import TIMEOUT, Answer, Fields, Http2Client, framed, grpc_headers
-from support.jwks import claims, rsa_key, sign
+from support.jwe import encrypt
+from support.jwks import claims, ec_key, rsa_key, sign
 from support.sidecar import KID, Sidecar
 from support.waiting import wait_until
 
@@ -142,6 +143,15 @@ def captured(name: str, token: str | None = None) -> bytes:
 
 
 CAPTURED = sorted(path.stem for path in FOLDER.glob("*.bin"))
+
+
+DECRYPTION_KEY = ec_key("pair")
+DECRYPTION_KID = "pair"
+"""Of the key that both open encrypted tokens with."""
+
+
+def encrypted(token: str, **options: Any) -> str:
+    return encrypt(token, DECRYPTION_KEY, kid=DECRYPTION_KID, **options)
 
 
 def good_token(**changes: Any) -> str:

@@ -10,7 +10,7 @@ import pytest
 from authz.tokens.clients.client import CLIENT_CREDENTIALS, Client
 from support.grpc import status_of
 from support.jwe import encrypt, private_jwk
-from support.jwks import ec_key, jwk, jwks
+from support.jwks import claims, ec_key, jwk, jwks, sign
 from support.sidecar import Sidecar
 from support.token_service import ISSUER, TokenServer, assertion, login_service, new_client
 from support.valkey import ValkeyServer
@@ -18,6 +18,8 @@ from support.waiting import wait_until
 
 KEY = ec_key("billing")
 CONFIDENTIAL = {"audience": "billing"}
+IDP = "https://idp.example"
+"""An identity provider that encrypts to the same key."""
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +50,11 @@ def trusting(folder: Path) -> dict[str, Any]:
 
 
 def served(folder: Path, store: ValkeyServer, name: str, **settings: Any) -> TokenServer:
-    encryption = [{"audience": "billing", "jwks_file": str(folder / "public.json")}]
-    return TokenServer(folder / name, store.url, {"encryption": encryption}, **settings)
+    tokens = {
+        "encryption": [{"audience": "billing", "jwks_file": str(folder / "public.json")}],
+        "exchange": {"issuers": [{**trusting(folder), "issuer": IDP, "subject_prefix": "idp|"}]},
+    }
+    return TokenServer(folder / name, store.url, tokens, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -150,19 +155,14 @@ def test_what_is_encrypted_to_a_stranger_is_not_said_to_be_revoked_either(
 
 
 def test_a_login_service_may_bring_an_encrypted_token_of_a_trusted_issuer(
-    folder: Path, store: ValkeyServer, login: Client
+    reading: TokenServer, login: Client
 ) -> None:
     """An identity provider's ID tokens may be encrypted (OpenID Connect Core section 10.2)."""
-    from support.jwks import claims, sign
-
-    provider = {**trusting(folder), "issuer": "https://idp.example", "subject_prefix": "idp|"}
-    encryption = {"exchange": {"issuers": [provider]}}
-    with TokenServer(folder / "exchanging", store.url, encryption) as server:
-        said = sign(claims(iss="https://idp.example"), ec_key("tokens"), kid="sign-1")
-        kind = "urn:ietf:params:oauth:token-type:id_token"
-        for text, status in (
-            (encrypt(said, KEY, kid="billing"), 200),
-            (encrypt(said, ec_key("stranger"), kid="billing"), 400),
-        ):
-            answer = server.exchange(login.id, text, subject_token_type=kind, scope="read")
-            assert answer.status_code == status, answer.text
+    said = sign(claims(iss=IDP), ec_key("tokens"), kid="sign-1")
+    kind = "urn:ietf:params:oauth:token-type:id_token"
+    for text, status in (
+        (encrypt(said, KEY, kid="billing"), 200),
+        (encrypt(said, ec_key("stranger"), kid="billing"), 400),
+    ):
+        answer = reading.exchange(login.id, text, subject_token_type=kind, scope="read")
+        assert answer.status_code == status, answer.text

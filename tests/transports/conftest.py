@@ -6,10 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from support.jwe import private_jwk
+from support.jwks import jwks
 from support.ports import LOOPBACK
 from support.proxy import TcpProxy
-from support.sidecar import NO_FEED
-from support.transports import Pair
+from support.sidecar import NO_FEED, default_issuer
+from support.transports import DECRYPTION_KEY, DECRYPTION_KID, Pair
 from support.valkey import ValkeyServer
 
 STORE_TIMEOUT = "5s"
@@ -29,8 +31,15 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TcpProxy]:
 @pytest.fixture(scope="session")
 def pair(tmp_path_factory: pytest.TempPathFactory, line: TcpProxy) -> Iterator[Pair]:
     store = {"url": f"redis://{LOOPBACK}:{line.port}", "timeout": STORE_TIMEOUT}
-    settings = {"store": store, "feed": NO_FEED}  # so that checks wait for the store
-    with Pair.started(tmp_path_factory.mktemp("pair"), settings) as pair:
+    folder = tmp_path_factory.mktemp("pair")
+    (folder / "decryption.json").write_text(jwks(private_jwk(DECRYPTION_KEY, DECRYPTION_KID)))
+    decryption = {"key_file": str(folder / "decryption.json")}
+    settings = {
+        "store": store,
+        "feed": NO_FEED,  # so that checks wait for the store
+        "issuers": [{**default_issuer(folder), "decryption": decryption}],
+    }
+    with Pair.started(folder, settings) as pair:
         yield pair
 
 

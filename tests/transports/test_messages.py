@@ -15,12 +15,22 @@ from support.generated import check_requests, spoilt
 from support.grpc import check_request, headers_of, status_of
 from support.jwks import claims, rsa_key, sign
 from support.sidecar import KID
-from support.transports import CAPTURED, Outcome, Pair, captured, expired_token, good_token
+from support.transports import (
+    CAPTURED,
+    Outcome,
+    Pair,
+    captured,
+    encrypted,
+    expired_token,
+    good_token,
+)
 
 BAD_SIGNATURE = sign(claims(), rsa_key("attacker"), kid=KID)
 TOKENS = [
     good_token(), good_token(scope="admin"), good_token(aud=["orders", "api"]), expired_token(),
     BAD_SIGNATURE, good_token(aud="another"), good_token(sub="Ren\u00e9"),
+    encrypted(good_token()), encrypted(expired_token()), encrypted(encrypted(good_token())),
+    encrypted(good_token(), headers={"zip": "DEF"}), encrypted("not.a.token"),
 ]  # fmt: skip
 REFUSED = Outcome(grpc=13, text="not a CheckRequest")
 
@@ -70,9 +80,14 @@ def test_the_tokens_are_what_they_are_called(pair: Pair, revoked: str) -> None:
             "revoked": revoked,
             "expired": expired_token(),
             "bad": BAD_SIGNATURE,
+            "encrypted": encrypted(good_token()),
+            "revoked and encrypted": encrypted(revoked),
         }.items()
     }
-    assert statuses == {"none": 401, "good": 200, "revoked": 401, "expired": 401, "bad": 401}
+    assert statuses == {
+        "none": 401, "good": 200, "revoked": 401, "expired": 401, "bad": 401,
+        "encrypted": 200, "revoked and encrypted": 401,
+    }  # fmt: skip
     allowed = response(pair.check(captured("forged", good_token())))
     assert headers_of(allowed)["x-authz-decision"] == "allow"
 

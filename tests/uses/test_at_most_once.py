@@ -6,7 +6,7 @@ it carried out. Fail-open lets through what is `Unavailable`; fail-closed refuse
 
 from collections import Counter
 from collections.abc import Awaitable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import pytest
 from hypothesis import given
@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from authz.revocation.record import Unavailable
 from authz.uses.ledger import Ledger
 from authz.uses.record import FIRST, USED, First, Use, Used
+
+AnyT = TypeVar("AnyT")
 
 NOW = 1_800_000_000.0
 SIDECARS = 3
@@ -29,8 +31,10 @@ class Store:
         self.mishap = "none"
         """What becomes of the next call: `none`, `call lost`, `answer lost`, `unreachable`."""
 
-    def use(self, bucket: int, name: str, until: float) -> Awaitable[Use] | Unavailable:
-        del bucket, until
+    def use(
+        self, bucket: int, name: str, until: float, waited: float = 0.0
+    ) -> Awaitable[Use] | Unavailable:
+        del bucket, until, waited
         if self.mishap == "unreachable":
             return Unavailable("breaker_open")
         return self._use(name)
@@ -61,19 +65,24 @@ steps = st.builds(
 )
 
 
+def run(awaitable: Awaitable[AnyT]) -> AnyT:
+    """What comes of it, where nobody has to wait."""
+    with pytest.raises(StopIteration) as done:
+        next(awaitable.__await__())
+    value: AnyT = done.value.value
+    return value
+
+
 def finished(use: Use | Awaitable[Use]) -> Use:
     """The answer of a store that never makes anybody wait."""
-    if isinstance(use, First | Used | Unavailable):
-        return use
-    with pytest.raises(StopIteration) as done:
-        next(use.__await__())
-    value: Use = done.value.value
-    return value
+    return use if isinstance(use, First | Used | Unavailable) else run(use)
 
 
 @given(st.lists(steps, max_size=40))
 def test_at_most_once(taken: list[Step]) -> None:
-    """By each sidecar once, and in all once, but for what was let through without being asked."""
+    """By each sidecar once, and in all once, but for what was let through without being asked; and
+    once the store answers and was told, by nobody.
+    """
     store = Store()
     ledgers = [Ledger(store) for _ in range(SIDECARS)]
     by_sidecar: Counter[tuple[int, str]] = Counter()
@@ -89,6 +98,12 @@ def test_at_most_once(taken: list[Step]) -> None:
             known_first[step.name] += isinstance(use, First)
     assert all(count == 1 for count in by_sidecar.values())
     assert all(count <= 1 for count in known_first.values())
+    store.mishap = "none"
+    for ledger in ledgers:
+        run(ledger.settle(NOW))
+        assert not ledger.owed
+    for name in {name for _, name in by_sidecar}:
+        assert finished(Ledger(store).use(0, name, NOW + 60, NOW)) == USED
 
 
 def test_after_a_refusal_for_want_of_a_store_the_first_that_comes_back_passes() -> None:

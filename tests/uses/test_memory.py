@@ -46,25 +46,31 @@ def test_a_clock_that_was_wrong_for_a_moment_makes_nothing_forgotten() -> None:
 
 
 def test_where_there_is_no_room_what_runs_out_first_leaves() -> None:
-    here = UsedHere(capacity=3)
-    for name, lifetime in (("short", 100), ("long", 5000), ("longer", 9000)):
-        here.add(name, NOW + lifetime, NOW)
-    here.add("new", NOW + 7000, NOW)
-    assert (here.size, here.evictions) == (3, 1)
-    assert not here.add("long", NOW + 5000, NOW)
-    assert not here.add("longer", NOW + 9000, NOW)
-    assert not here.add("new", NOW + 7000, NOW)
-    assert here.add("short", NOW + 100, NOW)
+    for offset in (0, 5000):
+        here = UsedHere(capacity=3)
+        for name, lifetime in (("short", 100), ("long", 300), ("longer", 500)):
+            here.add(name, NOW + offset + lifetime, NOW)
+        here.add("new", NOW + offset + 400, NOW)
+        assert (here.size, here.evictions) == (3, 1)
+        assert not here.knows("short", NOW + offset + 100)
 
 
-def test_what_runs_out_sooner_than_what_left_before_is_next() -> None:
-    here = UsedHere(capacity=3)
-    for name in "abc":
-        here.add(name, NOW + 1000, NOW)
-    here.add("d", NOW + 5000, NOW)  # one of the three left
-    here.add("sooner", NOW + 100, NOW)  # and leaves as it comes
-    assert here.add("sooner", NOW + 100, NOW)
-    assert not here.add("d", NOW + 5000, NOW)
+def test_what_runs_out_soon_and_what_does_not_have_half_of_the_room_each() -> None:
+    """Else a day's one-time tokens would leave no room for proofs, or proofs none for these."""
+    here = UsedHere(capacity=4)
+    for number in range(4):
+        here.add(f"token {number}", NOW + 5000 + 100 * number, NOW)
+    for number in range(6):
+        here.add(f"proof {number}", NOW + 65 + 60 * number, NOW)
+        assert here.knows(f"proof {number}", NOW + 65 + 60 * number)
+    assert here.knows("proof 4", NOW + 65 + 60 * 4)
+    assert [here.knows(f"token {number}", NOW + 5000 + 100 * number) for number in range(4)] == [
+        False, False, True, True,
+    ]  # fmt: skip
+    here.add("token 4", NOW + 5400, NOW)
+    assert here.knows("proof 4", NOW + 65 + 60 * 4)
+    assert not here.knows("token 2", NOW + 5200)
+    assert here.size == 4
 
 
 def test_what_leaves_when_it_no_longer_counts_is_no_eviction() -> None:

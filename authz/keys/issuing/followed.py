@@ -27,7 +27,8 @@ FIRST_RETRY = 0.5
 LAST_RETRY = 2.0
 
 ROTATE_AGAIN = 60.0
-"""Seconds before another key is tried to be made, where that failed."""
+"""Seconds before another key is made, or tried to be. A store may show the last one late: of
+several Vaults the one that is asked may be behind."""
 
 ROTATION_SPREAD = 20.0
 """Seconds over which the processes of a token service spread their rotations. Whoever comes later
@@ -76,6 +77,7 @@ class FollowedKeys:
         self._told: tuple[str, ...] = ()
         self._failures = 0
         self._doubted = False
+        self._not_made_for = ""
         self._rotate_after = clock() + self._later
         self._reading = asyncio.Lock()
         self._wake = asyncio.Event()
@@ -105,19 +107,21 @@ class FollowedKeys:
 
     async def current(self) -> Signer:
         """As `SigningKeys.current`."""
+        self._require_read()
         signing = self._planned().signing
         if signing is None:
-            why = self.error or "no key signs; add one with `authz keys rotate`"
-            raise SigningUnavailableError(f"{self._store.where}: {why}", retry_after=UNKNOWN_RETRY)
+            raise self._unavailable("no key signs; add one with `authz keys rotate`")
         return CountedSigner(self._held[signing].signer, self.figures, self._doubt)
 
     def jwks(self) -> dict[str, Any]:
         """As `SigningKeys.jwks`."""
+        self._require_read()
         held = (self._held[name] for name in self._planned().published)
         return {"keys": [dict(key.public) for key in held if key.public is not None]}
 
     def verification(self) -> KeySet:
         """As `SigningKeys.verification`."""
+        self._require_read()
         self._planned()
         return self._verification
 
@@ -172,6 +176,14 @@ class FollowedKeys:
         if not begins or begins[0] is None:
             return None
         return max(0.0, self._clock() - begins[0])
+
+    def _require_read(self) -> None:
+        """SigningUnavailableError: no keys were ever read."""
+        if not self.figures.readings["ok"]:
+            raise self._unavailable(self.error or "the keys have not been read yet")
+
+    def _unavailable(self, why: str) -> SigningUnavailableError:
+        return SigningUnavailableError(f"{self._store.where}: {why}", retry_after=UNKNOWN_RETRY)
 
     # ---- following
 
@@ -270,7 +282,12 @@ class FollowedKeys:
         except KeySourceError as error:
             self._not_made(str(error))
             return
-        self._rotate_after = -math.inf
+        except Exception as error:
+            # Or nobody would follow the keys any more.
+            log.exception(events.SIGNING_KEYS_CRASHED, **self._fields())
+            self._not_made(f"unexpected {type(error).__name__}")
+            return
+        self._not_made_for = ""
         if made is not None:
             self.figures.rotations["ok"] += 1
             log.info(
@@ -281,8 +298,11 @@ class FollowedKeys:
             )
 
     def _not_made(self, error: str) -> None:
+        """Each new cause is logged once, for it is tried again every minute."""
         self.figures.rotations["failed"] += 1
-        log.error(events.SIGNING_KEY_NOT_MADE, error=error, **self._fields())
+        if error != self._not_made_for:
+            log.error(events.SIGNING_KEY_NOT_MADE, error=error, **self._fields())
+        self._not_made_for = error
 
     # ---- the rest
 

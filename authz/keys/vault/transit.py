@@ -125,7 +125,7 @@ class TransitKey:
                 f"needs {' or '.join(TYPES[self._algorithm])}"
             )
         oldest = max(int(data.get("min_decryption_version") or 1), 1)
-        found = {int(number): entry for number, entry in data["keys"].items()}
+        found = {int(number): entry for number, entry in (data.get("keys") or {}).items()}
         return [
             (number, self._held(number, found[number]))
             for number in sorted(found, reverse=True)

@@ -11,13 +11,14 @@ import asyncio
 import contextlib
 import math
 import random
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import structlog
 
 from authz.observe import events
 from authz.revocation.feed.figures import FeedFigures
+from authz.revocation.feed.news import KeysNews
 from authz.revocation.feed.position import Position, Push, Step, Tip
 from authz.revocation.feed.reader import Reader, written_at
 from authz.revocation.feed.source import Source, SourceError
@@ -82,7 +83,7 @@ class Feed:
         self._monotonic = monotonic
         self._observe_lag = observe_lag
         self._keys_withdrawn = keys_withdrawn
-        self._announced = 0
+        self._news = KeysNews()
         self._wake = asyncio.Event()
         self._source = Source(nodes)
         self._positions = [Position() for _ in range(store.buckets)]
@@ -189,7 +190,7 @@ class Feed:
             self._source.read_map()
             return False
         self._judge(address, tips, asked_in, asked_at)
-        self._hear_of_keys(tips.values())
+        self._hear_of_keys(tips)
         refused = [bucket for bucket in buckets if bucket in self._source.refusals]
         if refused:
             self.error = self._source.refusals[refused[0]]
@@ -244,10 +245,9 @@ class Feed:
         if to_sync:
             self._spawn(self._reader.sync(address, to_sync, asked_at))
 
-    def _hear_of_keys(self, tips: Iterable[Tip]) -> None:
-        latest = max((tip.keys for tip in tips), default=0)
-        if latest > self._announced:
-            self._announced = latest
+    def _hear_of_keys(self, tips: Mapping[int, Tip]) -> None:
+        heard = [self._news.hear(bucket, tip.keys) for bucket, tip in tips.items()]
+        if any(heard):
             log.info(events.KEYS_WITHDRAWN)
             if self._keys_withdrawn is not None:
                 self._keys_withdrawn()

@@ -18,6 +18,7 @@ from enum import Enum, auto, unique
 from typing import Any, Self
 
 from authz.revocation.entry import Entry, EntryError
+from authz.revocation.feed.news import announced
 
 MAX_AHEAD = 1024
 """Pushes of a bucket that are kept while its stream is being read, to go on from there without a
@@ -46,7 +47,9 @@ class Tip:
 
     @classmethod
     def of_reply(cls, values: Sequence[bytes | None]) -> Self:
-        """Of HMGET with `FIELDS`, and `KEYS` where that is wanted. EntryError: it can't be read."""
+        """Of HMGET with `FIELDS`, and `news.KEYS` where that is wanted. EntryError: it can't be
+        read.
+        """
         epoch, seq, last, first, *rest = values
         keys = announced(rest[0]) if rest else 0
         if epoch is None:
@@ -58,21 +61,6 @@ class Tip:
 
 
 FIELDS = ("epoch", "seq", "id", "first")
-
-KEYS = "keys"
-"""One more field: a number that rises when signing keys are withdrawn."""
-
-MAX_ANNOUNCED_DIGITS = 16
-"""Milliseconds since 1970 have 13 of them until the year 2286. A number without bounds could hide
-all that come after it."""
-
-
-def announced(value: bytes | None) -> int:
-    """The number in `KEYS`; 0: there is none, or nothing that can be read."""
-    if value is None or not value.isdigit() or len(value) > MAX_ANNOUNCED_DIGITS:
-        return 0
-    return int(value)
-
 
 NOTHING = Tip("", 0, "")
 """Of a bucket without any revocation so far."""

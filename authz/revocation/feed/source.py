@@ -12,7 +12,8 @@ from typing import Any
 from redis.exceptions import AskError, MovedError, RedisError
 
 from authz.revocation.entry import LATEST, TOKEN, USER, Entry, EntryError
-from authz.revocation.feed.position import FIELDS, KEYS, Tip
+from authz.revocation.feed.news import KEYS
+from authz.revocation.feed.position import FIELDS, Tip
 from authz.revocation.record import ANY_USER, blacklist_key, feed_key, tip_key
 from authz.revocation.redis.lane import Lane, ReadError, describe
 from authz.revocation.redis.nodes import Nodes

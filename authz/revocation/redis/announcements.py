@@ -1,7 +1,7 @@
 """Word that signing keys were withdrawn: left in every bucket's tip, where all who follow look.
 
-It is a number that only ever rises. Who sees another one than before fetches its keys anew, at
-once; the number says nothing of which keys.
+It is a number. Who sees another one than before fetches its keys anew, at once; the number says
+nothing of which keys.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from itertools import count
 import structlog
 
 from authz.observe import events
-from authz.revocation.feed.position import KEYS, announced
+from authz.revocation.feed.news import KEYS, KeysNews, announced
 from authz.revocation.record import tip_key
 from authz.revocation.redis.script import Script, ScriptRunner
 from authz.revocation.store import StoreError
@@ -62,7 +62,7 @@ class Announcements:
         ever was. Runs until it is cancelled. For who follows no revocations; buckets are asked in
         turn, so that a shard that is gone hides nothing for long.
         """
-        highest, failing = 0, False
+        news, failing = KeysNews(), False
         for turn in count():
             bucket = turn % self._buckets
             try:
@@ -73,8 +73,7 @@ class Announcements:
                 failing = True
             else:
                 failing = False
-                if announced(number) > highest:
-                    highest = announced(number)
+                if news.hear(bucket, announced(number)):
                     await changed()
             spread = 1 - JITTER * random.random()  # noqa: S311  spreads load
             await asyncio.sleep(POLL * spread)

@@ -53,7 +53,7 @@ class SecretHasher:
     def __init__(self) -> None:
         self._argon2 = PasswordHasher(time_cost=PASSES, memory_cost=MEMORY_KIB, parallelism=LANES)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="argon2")
-        self._waiting = 0
+        self._under_way: dict[bytes, asyncio.Future[bool]] = {}
         # Keyed with a secret of this process: what is in its memory is of no use elsewhere.
         self._key = secrets.token_bytes(32)
         self._right: TTLCache[bytes, None] = TTLCache(
@@ -85,20 +85,27 @@ class SecretHasher:
         known = [] if client is None else [one.hash for one in client.usable_secrets(now)]
         sound = secret if len(secret) <= MAX_SECRET_CHARACTERS else ""
         for stored in known or [self._nobodys]:
-            if self._waiting >= MAX_WAITING:
-                return "busy"
-            if await self._fits(stored, sound) and known:
-                self._right[self._name(stored, secret)] = None
+            name = self._name(stored, sound)
+            comparing = self._under_way.get(name)
+            if comparing is None:
+                if len(self._under_way) >= MAX_WAITING:
+                    return "busy"
+                comparing = self._begin(name, stored, sound)
+            # Shielded: one who goes away must not end it for the others.
+            if await asyncio.shield(comparing) and known:
+                self._right[name] = None
                 return "right"
         return "wrong"
 
-    async def _fits(self, stored: str, secret: str) -> bool:
-        self._waiting += 1
-        try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._threads, self._verify, stored, secret)
-        finally:
-            self._waiting -= 1
+    def _begin(self, name: bytes, stored: str, secret: str) -> asyncio.Future[bool]:
+        """Compare on a thread. All who come with the same meanwhile share it: a client that starts
+        with a hundred requests costs one hash.
+        """
+        loop = asyncio.get_running_loop()
+        comparing = loop.run_in_executor(self._threads, self._verify, stored, secret)
+        self._under_way[name] = comparing
+        comparing.add_done_callback(lambda _: self._under_way.pop(name, None))
+        return comparing
 
     def _verify(self, stored: str, secret: str) -> bool:
         """On a thread."""

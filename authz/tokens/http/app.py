@@ -1,5 +1,6 @@
 """The application: every route, and what each failure becomes."""
 
+from functools import cache
 from typing import Any
 
 import structlog
@@ -13,11 +14,17 @@ from authz import __version__
 from authz.keys.signer import SigningUnavailableError
 from authz.observe import events
 from authz.revocation.store import StoreError
-from authz.tokens.encryption import TokenTooLargeError
+from authz.tokens.encryption import MixedAudiencesError, TokenTooLargeError
 from authz.tokens.http import metadata, revoke, schemas, sessions
 from authz.tokens.http.cookies import Cookies
 from authz.tokens.http.docs_page import docs_response
-from authz.tokens.http.errors import OAuthError, invalid_scope, of_status, unavailable
+from authz.tokens.http.errors import (
+    OAuthError,
+    invalid_grant,
+    invalid_scope,
+    of_status,
+    unavailable,
+)
 from authz.tokens.http.middleware import Around
 from authz.tokens.http.parts import Parts
 from authz.tokens.http.token import TokenEndpoint
@@ -36,7 +43,7 @@ def make_app(parts: Parts) -> ASGIApp:
         title="authz tokens",
         version=__version__,
         description=DESCRIPTION,
-        openapi_url=f"{prefix}/openapi.json",
+        openapi_url=None,  # `_about` has it, written once
         docs_url=None,  # the framework's pages load scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
@@ -144,9 +151,18 @@ def _about(parts: Parts, app: FastAPI) -> APIRouter:
     async def jwks() -> Response:
         return JSONResponse(parts.keys.jwks())
 
+    @cache
+    def described() -> tuple[Response, Response]:
+        """Written once: they are large, and always the same."""
+        return JSONResponse(app.openapi()), docs_response(app.openapi())
+
+    @router.get("/openapi.json", include_in_schema=False)
+    async def description() -> Response:
+        return described()[0]
+
     @router.get("/docs", include_in_schema=False)
     async def docs() -> Response:
-        return docs_response(app.openapi())
+        return described()[1]
 
     return router
 
@@ -174,6 +190,15 @@ def _handle_failures(app: FastAPI, parts: Parts) -> None:
     @app.exception_handler(TokenTooLargeError)
     async def too_large(_: Request, error: TokenTooLargeError) -> Response:
         return refuse(invalid_scope(f"the token would be too large: {error}"))
+
+    @app.exception_handler(MixedAudiencesError)
+    async def mixed(_: Request, __: MixedAudiencesError) -> Response:
+        # Of a refresh: `tokens.encryption` has changed since the user logged in.
+        return refuse(invalid_grant("its audiences can't share one token any more; log in again"))
+
+    @app.exception_handler(Exception)
+    async def our_own(_: Request, __: Exception) -> Response:
+        return refuse(of_status(500))  # the framework raises it again: `Around` has it logged
 
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> Response:

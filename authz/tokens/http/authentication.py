@@ -1,6 +1,7 @@
 """Which client asks (RFC 6749 section 2.3): by HTTP Basic, by the form, or public.
 
-A wrong secret, an unknown client and a disabled one get the same answer after the same time.
+A wrong secret, an unknown client and a disabled one get the same answer after the same time, that
+of one hash; only while two secrets of a client are good, a wrong one takes two.
 """
 
 from base64 import b64decode

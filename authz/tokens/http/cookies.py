@@ -15,10 +15,13 @@ from starlette.responses import Response
 
 from authz.settings.token_http import CookieSettings
 from authz.tokens.grant import Issued
-from authz.tokens.http.errors import OAuthError, invalid_request
+from authz.tokens.http.errors import OAuthError, invalid_request, invalid_scope
 
 ACCESS = "__Host-access"
 REFRESH = "__Secure-refresh"
+
+MAX_COOKIE = 4096
+"""Bytes of name and value that a browser has to keep (RFC 6265bis section 5.6)."""
 
 
 class Cookies:
@@ -31,7 +34,12 @@ class Cookies:
         self._path = f"{prefix}/oauth2"
 
     def give(self, response: Response, issued: Issued, refresh_lifetime: float) -> None:
-        """Put the tokens into cookies. `refresh_lifetime` in seconds."""
+        """Put the tokens into cookies. `refresh_lifetime` in seconds.
+
+        OAuthError: browsers would drop a cookie of that size.
+        """
+        if len(ACCESS) + len(issued.access_token) > MAX_COOKIE:
+            raise invalid_scope("the token is too large for a cookie; ask for fewer scopes")
         self._set(response, ACCESS, issued.access_token, issued.expires_in, "/")
         if issued.refresh_token is not None:
             self._set(response, REFRESH, issued.refresh_token, int(refresh_lifetime), self._path)

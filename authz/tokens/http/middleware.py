@@ -12,12 +12,13 @@ from authz.observe import events
 from authz.tokens.http.errors import OAuthError, of_status, unavailable
 
 MAX_AT_A_TIME = 512
-"""Requests. At 2 ms each, of which most is waiting for Redis, this is more than a core can do; what
-comes beyond would only wait, and is told to come back."""
+"""Requests that are worked on. At 2 ms each, of which most is waiting for Redis, this is more than
+a core can do; what comes beyond would only wait, and is told to come back."""
 
 HEADERS = (
     # RFC 6749 section 5.1 for tokens; there is nothing here that should be kept.
     (b"cache-control", b"no-store"),
+    (b"pragma", b"no-cache"),
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
@@ -44,26 +45,45 @@ class Around:
         started = time.monotonic()
         status = 0
 
-        async def send_and_see(message: Message) -> None:
+        async def receive_meanwhile() -> Message:
+            """Whoever still sends keeps nobody else waiting."""
+            self._busy -= 1
+            try:
+                return await receive()
+            finally:
+                self._busy += 1
+                self._require_place()
+
+        async def send_meanwhile(message: Message) -> None:
+            """Nor does whoever still reads."""
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 _add_headers(message)
-            await send(message)
+            self._busy -= 1
+            try:
+                await send(message)
+            finally:
+                self._busy += 1
 
         self._busy += 1
         try:
-            if self._busy > MAX_AT_A_TIME:
-                await send_error(unavailable("busy"), send_and_see)
-            else:
-                await self._app(scope, receive, send_and_see)
+            self._require_place()
+            await self._app(scope, receive_meanwhile, send_meanwhile)
+        except OAuthError as error:  # of `_require_place`, before there was an application
+            await send_error(error, send_meanwhile)
         except Exception:  # our own mistake: the client gets no word of it, the log all
             log.exception(events.TOKENS_FAILED, path=route_of(scope))
             if not status:
-                await send_error(of_status(500), send_and_see)
+                await send_error(of_status(500), send_meanwhile)
         finally:
             self._busy -= 1
             self._observe(route_of(scope), status, time.monotonic() - started)
+
+    def _require_place(self) -> None:
+        """OAuthError: too many are being worked on."""
+        if self._busy > MAX_AT_A_TIME:
+            raise unavailable("busy")
 
 
 async def send_error(error: OAuthError, send: Send) -> None:

@@ -1,7 +1,7 @@
 """Uvicorn as the token service runs it: on sockets of ours, stopped by us, quiet.
 
-What uvicorn lacks is added here: a limit on connections, a limit on the time that a client may take
-for a request's head, and OAuth's form for the answer to what is no HTTP.
+What uvicorn lacks is added here: a limit on connections, limits on the time that a client may take
+to send a request's head and to read its answer, and OAuth's form for the answer to what is no HTTP.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import socket
+import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,20 @@ MAX_HEAD = 32 * 1024
 """Bytes of request line and headers: a DPoP proof, an access token and cookies of 8 KiB each."""
 
 HEAD_TIMEOUT = 10.0
-"""Seconds from a connection to its first whole head, TLS included; uvicorn itself ends connections
-that idle between two requests (KEEP_ALIVE)."""
+"""Seconds from a connection to its first whole head, and from the first byte of a later head to its
+last. Uvicorn itself ends connections that idle between two requests (KEEP_ALIVE)."""
+
+WRITE_TIMEOUT = 10.0
+"""Seconds for which a client may leave unread what it was answered, once the buffers are full."""
 
 KEEP_ALIVE = 75
 """Seconds. More than Envoy's and most clients' own patience, so that they close first and never
 send into a connection that is being closed. nginx has the same."""
+
+LINGER = 1.0
+LOOK_EVERY = 0.02
+"""Seconds: at the stop, so long are connections closed one by one with an answer; and how often it
+is looked whether any is left. Half of the time to drain at most."""
 
 MAX_CONNECTIONS = 4096
 """At a time. Each takes about 10 KiB; the usual limit of descriptors is 1024 to 1048576."""
@@ -48,6 +57,7 @@ class _Protocol(H11Protocol):
     """One connection."""
 
     _head_timer: asyncio.TimerHandle | None = None
+    _write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Too many at a time are closed unread: they get no memory."""
@@ -55,20 +65,52 @@ class _Protocol(H11Protocol):
         if len(self.connections) > MAX_CONNECTIONS:
             transport.abort()
             return
-        self._head_timer = self.loop.call_later(HEAD_TIMEOUT, self._head_is_late)
+        self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_timer()
+        self._stop_head_timer()
+        self._stop_write_timer()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """The head of a later request has no more time than the first one's."""
+        super().data_received(data)
+        if self._head_timer is None and (self.cycle is None or self.cycle.response_complete):
+            self._await_head()
 
     def handle_events(self) -> None:
         super().handle_events()
-        if self.cycle is not None:
-            self._stop_timer()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._stop_head_timer()
+
+    def pause_writing(self) -> None:
+        """The client doesn't read what it asked for: it has so much time, for all that is here."""
+        super().pause_writing()
+        if self._write_timer is None:
+            self._write_timer = self.loop.call_later(WRITE_TIMEOUT, self._abort)
+
+    def resume_writing(self) -> None:
+        self._stop_write_timer()
+        super().resume_writing()
+
+    def _await_head(self) -> None:
+        self._head_timer = self.loop.call_later(HEAD_TIMEOUT, self._abort)
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _stop_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+
+    def _abort(self) -> None:
+        self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
         """For what is no HTTP. It ends the connection."""
-        self._stop_timer()
         with contextlib.suppress(h11.LocalProtocolError):  # an answer has begun already
             body = {"error": "invalid_request", "error_description": msg.rstrip(".")}
             data = json.dumps(body).encode()
@@ -85,14 +127,6 @@ class _Protocol(H11Protocol):
             ):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
-
-    def _head_is_late(self) -> None:
-        self.transport.abort()
-
-    def _stop_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
 
 
 class _Uvicorn(uvicorn.Server):
@@ -187,6 +221,7 @@ class HttpServer:
         """Take no more connections; answers under way end within the time to drain."""
         if self._serving is None:
             return
+        await self._send_clients_away()
         self._server.should_exit = True
         await asyncio.wait([self._serving], timeout=self._drain + 2)
         self._serving.cancel()
@@ -194,6 +229,21 @@ class HttpServer:
         if self.listen.startswith("unix:"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.listen.removeprefix("unix:"))  # noqa: PTH108  at once, at the stop
+
+    async def _send_clients_away(self) -> None:
+        """Take no more connections, answer on those that there are for a moment more, and close
+        each with its answer: a request that is on its way into a connection when that is closed is
+        lost, and a refresh is not repeated.
+        """
+        for listener in self._server.servers:
+            listener.close()
+        close = (b"connection", b"close")
+        self._config.encoded_headers.append(close)
+        self._server.server_state.default_headers.append(close)
+        until = time.monotonic() + min(LINGER, self._drain / 2)
+        # Looked for: uvicorn has no event for the end of the last one.
+        while self._server.server_state.connections and time.monotonic() < until:  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_EVERY)
 
 
 def _bind(listen: str) -> socket.socket:

@@ -101,7 +101,9 @@ async def _require_proof(
         return
     if bound is None or scheme != "DPoP":
         raise invalid_token("the token and the scheme do not go together", scheme)
-    url = parts.paths.url(request.url.path.removeprefix(parts.paths.prefix))
+    # As it was sent: a subject may have been percent-encoded, and `htu` is as well.
+    path = request.scope["raw_path"].decode("ascii").partition("?")[0]
+    url = parts.paths.url(path.removeprefix(parts.paths.prefix))
     try:
         proven = await parts.proofs.of(request, url, parts.clock(), access_token=token)
     except OAuthError as error:

@@ -13,6 +13,7 @@ Two ways to say it:
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from authz.check.claims import is_header_text
@@ -63,6 +64,11 @@ class Said:
 
     subject: str
     auth_time: int | None
+    vouched_at: int
+    """The subject token's `iat`."""
+    use_up: Callable[[], Awaitable[None]]
+    """Of what works once: call it when nothing else speaks against the request. OAuthError: it was
+    used before, or nobody can say."""
 
 
 class TrustedKeys(Protocol):
@@ -126,8 +132,12 @@ class Subjects:
         self._leeway = leeway
         self._buckets = buckets
 
-    async def said(self, client: Client, token: str, kind: str, now: float) -> Said:
-        """Whom the token that `client` presents speaks of. OAuthError; StoreError."""
+    async def said(
+        self, client: Client, token: str, kind: str, now: float, cnf: Mapping[str, Any] | None
+    ) -> Said:
+        """Whom the token that `client` presents speaks of. `cnf`: what the request has proven.
+        OAuthError; StoreError.
+        """
         if kind not in TYPES:
             raise invalid_request(f"subject_token_type: use one of {' '.join(TYPES)}")
         try:
@@ -138,21 +148,24 @@ class Subjects:
             raise _bad(bad.reason, bad.detail) from None
         # Believed for nothing but to know who has to be asked.
         issuer = jws.claims.get("iss")
+        if not is_header_text(issuer):
+            raise _bad(Reason.CLAIM_INVALID, "iss")
         typ = str(jws.header.get("typ", "")).lower().removeprefix("application/")
         if kind == ID_TOKEN and typ == "at+jwt":
             raise invalid_request("subject_token: an access token is not an ID token")
         if issuer in self._prefixes:
-            found = await self._of_trusted(client, token, now)
-            prefix = self._prefixes[issuer]
+            found = await self._of_trusted(client, token, now, cnf)
+            subject = self._prefixes[issuer] + found.identity.subject
+            use_up: Callable[[], Awaitable[None]] = _nothing
         elif isinstance(issuer, str) and kind == JWT:
-            found = await self._of_login_service(client, token, issuer, jws.claims, now)
-            prefix = ""
+            found = await self._of_login_service(client, token, issuer, jws.claims, now, cnf)
+            subject = found.identity.subject
+            use_up = partial(self._use, issuer, jws.claims["jti"], found, now)
         else:
             raise invalid_request("subject_token: its issuer is not trusted")
-        auth_time = jws.claims.get("auth_time")
-        subject = prefix + found.identity.subject
         await self._is_no_client(subject)
-        return Said(subject, auth_time if type(auth_time) is int else None)
+        auth_time = _instant(jws.claims.get("auth_time"), now)
+        return Said(subject, auth_time, found.identity.ref.issued_at, use_up)
 
     async def _is_no_client(self, subject: str) -> None:
         """RFC 9068 section 5: a client's token must not be mistaken for a user's, so no user may
@@ -161,7 +174,9 @@ class Subjects:
         if await self._clients.get(subject) is not None:
             raise invalid_request("subject_token: its subject has the name of a client")
 
-    async def _of_trusted(self, client: Client, token: str, now: float) -> Verified:
+    async def _of_trusted(
+        self, client: Client, token: str, now: float, cnf: Mapping[str, Any] | None
+    ) -> Verified:
         if not client.may_exchange:
             raise unauthorized_client("this client may not exchange tokens of other issuers")
         verified = self._verifier.verify(token, now)
@@ -174,6 +189,7 @@ class Subjects:
             if verified.reason is Reason.KEYS_UNAVAILABLE:
                 raise unavailable("issuer_keys")
             raise _bad(verified.reason, verified.detail)
+        _require_holder(verified, cnf)
         answer = self._find(verified.identity.ref)
         match await answer if isinstance(answer, Awaitable) else answer:
             case Revoked():
@@ -183,7 +199,13 @@ class Subjects:
         return verified
 
     async def _of_login_service(
-        self, client: Client, token: str, issuer: str, claims: Mapping[str, Any], now: float
+        self,
+        client: Client,
+        token: str,
+        issuer: str,
+        claims: Mapping[str, Any],
+        now: float,
+        cnf: Mapping[str, Any] | None,
     ) -> Verified:
         service = client if issuer == client.id else await self._clients.get(issuer)
         if service is None or service.disabled or not (service.may_exchange and service.keys):
@@ -197,7 +219,7 @@ class Subjects:
             raise invalid_request("subject_token: it is for another client (azp)")
         if not is_header_text(claims.get("jti")):
             raise invalid_request("subject_token: an assertion needs a jti")
-        await self._use(service, claims["jti"], verified, now)
+        _require_holder(verified, cnf)
         return verified
 
     def _verifier_of(self, service: Client) -> Verifier:
@@ -214,9 +236,9 @@ class Subjects:
             [settings], {service.id: ring}, leeway=self._leeway, buckets=self._buckets, cache_size=1
         )
 
-    async def _use(self, service: Client, jti: str, verified: Verified, now: float) -> None:
+    async def _use(self, service: str, jti: str, verified: Verified, now: float) -> None:
         """RFC 7521 section 5.2: an assertion is used once, in the whole cluster."""
-        name = token_digest(f"assertion {service.id}", jti, b"")
+        name = token_digest(f"assertion {service}", jti, b"")
         until = verified.identity.ref.expires_at + self._leeway
         bucket = bucket_of(self._issuer, verified.identity.subject, self._buckets)
         use = self._ledger.use(bucket, name, until, now)
@@ -237,6 +259,24 @@ def check_keys(jwks: Sequence[Mapping[str, Any]]) -> None:
     """KeySourceError: one of them can't be used, or there are none."""
     if not len(key_set_of(jwks)):
         raise KeySourceError("holds no key")
+
+
+async def _nothing() -> None:
+    """Of a provider's token, which works until it expires."""
+
+
+def _require_holder(verified: Verified, cnf: Mapping[str, Any] | None) -> None:
+    """A token that is bound to a key is worth something with its proof only (RFC 9449 section 7),
+    here as elsewhere. Nobody's certificate is known here.
+    """
+    bound = verified.confirmation
+    if bound is not None and (bound.certificate is not None or cnf != {"jkt": bound.jkt}):
+        raise invalid_request("subject_token: it is bound to a key that the request doesn't prove")
+
+
+def _instant(value: object, now: float) -> int | None:
+    """A past time in whole seconds. What is none says nothing: nobody here rests on it."""
+    return value if type(value) is int and 0 <= value <= now else None
 
 
 def _bad(reason: Reason, detail: str) -> OAuthError:

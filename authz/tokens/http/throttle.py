@@ -17,12 +17,22 @@ class Throttle:
         """Count one request. OAuthError 429: there were too many."""
         self._refuse(limit, await self._limiter.hit(limit, _counted(limit, who)))
 
+    async def admit(self, limit: Limit, who: str, *, proven: bool) -> None:
+        """Before a request by someone whose name is `proven`: `spend`. Where anybody may have put
+        it there: only `look`, and `note` once the request was good; else junk in somebody's name
+        would use up what that somebody may do.
+        """
+        if proven:
+            await self.spend(limit, who)
+        else:
+            await self.look(limit, who)
+
     async def look(self, limit: Limit, who: str) -> None:
         """OAuthError 429: there were too many of what `note` counts."""
         self._refuse(limit, await self._limiter.look(limit, _counted(limit, who)))
 
     async def note(self, limit: Limit, who: str) -> None:
-        """Count a failure that is answered for itself."""
+        """Count what is answered for itself."""
         await self._limiter.hit(limit, _counted(limit, who))
 
     def _refuse(self, limit: Limit, after: float | None) -> None:

@@ -23,6 +23,7 @@ from authz.tokens.grant import (
     MAX_ABOUT,
     GrantRequest,
     Issued,
+    LoggedOutError,
     RefreshRefused,
     RefreshRequest,
     Refusal,
@@ -38,6 +39,7 @@ from authz.tokens.http.errors import (
 from authz.tokens.http.form import Form, read_form
 from authz.tokens.http.parts import Parts, narrowed
 from authz.tokens.http.subjects import ACCESS_TOKEN, JWT
+from authz.tokens.limits.limiter import Limit
 from authz.tokens.refresh import user_of
 
 _GUESSES = frozenset({Refusal.UNKNOWN, Refusal.REUSED, Refusal.OTHER_CLIENT})
@@ -67,7 +69,8 @@ class TokenEndpoint:
             raise OAuthError(400, "unsupported_grant_type", f"use one of {' '.join(GRANTS)}")
         if grant not in client.grants:
             raise unauthorized_client("this client may not use this grant")
-        await parts.throttle.spend("refresh_client" if refreshing else "issue_client", client.id)
+        limit: Limit = "refresh_client" if refreshing else "issue_client"
+        await parts.throttle.admit(limit, client.id, proven=not client.public)
         proven = await parts.proofs.of(request, parts.paths.url("/oauth2/token"), parts.clock())
         cnf = None if proven is None else proven.cnf
         if refreshing:
@@ -76,6 +79,8 @@ class TokenEndpoint:
             issued = await self._client_credentials(client, form, cnf)
         else:
             issued = await self._exchange(client, request, form, cnf, address)
+        if client.public:
+            await parts.throttle.note(limit, client.id)
         parts.figures.gave({TOKEN_EXCHANGE: "token_exchange"}.get(grant, grant))
         response = self._give(client, issued, exchanged=grant == TOKEN_EXCHANGE)
         if proven is not None and proven.next_nonce is not None:
@@ -117,12 +122,14 @@ class TokenEndpoint:
         scopes, audiences = _scopes(form, client), self._audiences(form, client)
         device, where = _about(client, request, form, address)
         try:
-            said = await parts.subjects.said(client, token, kind, parts.clock())
+            said = await parts.subjects.said(client, token, kind, parts.clock(), cnf)
         except OAuthError as error:
             if error.status < 500:  # noqa: PLR2004  it is the client's fault
                 await parts.throttle.note("failures_address", address)
             raise
         await parts.throttle.spend("issue_user", said.subject)
+        await parts.keys.current()  # before the assertion is used up for nothing
+        await said.use_up()
         grant = GrantRequest(
             subject=said.subject,
             client_id=client.id,
@@ -131,12 +138,16 @@ class TokenEndpoint:
             refreshable=REFRESH_TOKEN in client.grants,
             lifetime=client.lifetime,
             auth_time=said.auth_time,
+            vouched_at=said.vouched_at,
             device=device,
             address=where,
             cnf=cnf,
             bind_refresh=client.public,
         )
-        return await parts.tokens.issue(grant, parts.clock())
+        try:
+            return await parts.tokens.issue(grant, parts.clock())
+        except LoggedOutError:
+            raise invalid_request("subject_token: the user was logged out since") from None
 
     async def _refresh(
         self,
@@ -151,8 +162,8 @@ class TokenEndpoint:
         token = self._refresh_token(client, request, form)
         user = user_of(token)
         if user is not None:
-            await parts.throttle.look("failures_user", user)
-            await parts.throttle.spend("refresh_user", user)
+            # The user's digest in a refresh token can be worked out by anybody.
+            await parts.throttle.admit("refresh_user", user, proven=False)
         asked = form.get("scope")
         wanted = RefreshRequest(
             token=token,
@@ -163,6 +174,8 @@ class TokenEndpoint:
         )
         issued = await parts.tokens.refresh(wanted, parts.clock())
         if isinstance(issued, Issued):
+            if user is not None:
+                await parts.throttle.note("refresh_user", user)
             return issued
         await self._note_refused(issued, user, address)
         raise OAuthError(
@@ -177,7 +190,8 @@ class TokenEndpoint:
             return
         await self._parts.throttle.note("failures_address", address)
         if user is not None:
-            await self._parts.throttle.note("failures_user", user)
+            # Of failures alone: what is made up must not keep the user from refreshing.
+            await self._parts.throttle.spend("failures_user", user)
 
     # ---- what is asked for, and what is given
 

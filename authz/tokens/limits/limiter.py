@@ -52,6 +52,7 @@ class Limiter:
         self._memory = MemoryStorage()
         self._local = SlidingWindowCounterRateLimiter(self._memory)
         self._ask_again_at = 0.0
+        self._sweep_at = 0.0
         self.shared_answers = shared is not None
         """Whether the counters in Redis are in use."""
         self.failures = 0
@@ -79,9 +80,24 @@ class Limiter:
             else:
                 self._answered()
                 return after
-        if len(self._memory.expirations) >= MAX_LOCAL:
+        if not await self._has_room():
             return SHARED_RETRY
         return await _count(self._local, rate, limit, name, count=count)
+
+    async def _has_room(self) -> bool:
+        """Whether another name can be counted here. Where it is full, what has run out is dropped,
+        once in SHARED_RETRY: the library does that only when it counts.
+        """
+        if len(self._memory.expirations) < MAX_LOCAL:
+            return True
+        if time.monotonic() < self._sweep_at:
+            return False
+        self._sweep_at = time.monotonic() + SHARED_RETRY
+        now = time.time()
+        for name, expires in list(self._memory.expirations.items()):
+            if expires <= now:
+                await self._memory.clear(name)
+        return len(self._memory.expirations) < MAX_LOCAL
 
     def _may_ask(self) -> bool:
         now = time.monotonic()
@@ -102,6 +118,9 @@ class Limiter:
         if not self.shared_answers:
             self.shared_answers = True
             self._ask_again_at = 0.0
+            # The next outage begins from nought, as this one did.
+            self._memory = MemoryStorage()
+            self._local = SlidingWindowCounterRateLimiter(self._memory)
             log.info(events.LIMITS_SHARED)
 
 

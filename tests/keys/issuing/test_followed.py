@@ -113,6 +113,7 @@ async def test_a_secret_signs_without_a_name_and_is_never_published(
         (b'{"keys": []}', "holds no key"),
         (dump([{name: A[name] for name in A if name != "d"}]).encode(), "has no private part"),
     ],
+    ids=["missing", "no json", "no key", "public"],
 )
 async def test_a_file_that_can_not_be_used_ends_the_start_with_one_line(
     start: Start, tmp_path: Path, content: bytes | None, problem: str
@@ -122,6 +123,12 @@ async def test_a_file_that_can_not_be_used_ends_the_start_with_one_line(
         write(path, content)
     with pytest.raises(SettingsError, match=rf"tokens\.signing\.key_file: .*: .*{problem}"):
         await start(key_file=str(path))
+
+
+async def test_a_weak_secret_ends_the_start_with_one_line(start: Start, tmp_path: Path) -> None:
+    write(tmp_path / "secret", SECRET[:31])
+    with pytest.raises(SettingsError, match=r"secret_file: .*: the secret has 31 bytes; HS256"):
+        await start(secret_file=str(tmp_path / "secret"), algorithm="HS256")
 
 
 async def test_a_file_damaged_later_leaves_the_keys_that_are_known(
@@ -162,6 +169,7 @@ async def test_processes_with_one_file_make_one_key_and_change_at_the_same_momen
     await eventually(lambda: all(len(kids(keys)) == 2 for keys in many), "all publish the next")
     assert len(read_keys(file, private=True)) == 2
     assert sum(keys.figures.rotations["ok"] for keys in many) == 1
+    assert sum(keys.figures.rotations["failed"] for keys in many) == 0
     new = kids(many[0])[1]
     while True:
         signers = {await current(keys) for keys in many}
@@ -224,7 +232,7 @@ async def test_an_error_of_our_own_leaves_the_keys_and_the_following(
     await keys.start()
     good = store.read
 
-    async def crash() -> list[HeldKey]:
+    async def crash(*_: object, **__: object) -> list[HeldKey]:
         raise KeyError("a fault")
 
     try:
@@ -235,6 +243,13 @@ async def test_an_error_of_our_own_leaves_the_keys_and_the_following(
             assert await current(keys) == A["kid"]
             monkeypatch.setattr(store, "read", good)
             await eventually(lambda: not keys.status()["failing"], "read again by itself")
+            monkeypatch.setattr(store, "rotate", crash)
+            keys._settings = signing(key_file=str(file), rotate_every=0.2, publish_ahead=0.1)
+            keys._later = keys._rotate_after = 0.0
+            await keys.refresh()
+            await eventually(lambda: keys.figures.rotations["failed"], "a key was to be made")
+            write(file, dump([B]).encode())
+            await eventually(lambda: kids(keys) == [B["kid"]], "followed all the same")
         assert events.SIGNING_KEYS_CRASHED in {line["event"] for line in logs}
     finally:
         await keys.aclose()

@@ -1,6 +1,6 @@
-"""An OpenBao for all tests of Vault, and keys in it."""
+"""Keys in an OpenBao."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,6 @@ from authz.settings.signing import SigningSettings
 from support.openbao import OpenBao
 
 StartKeys = Callable[..., Awaitable[FollowedKeys]]
-
-
-@pytest.fixture(scope="session")
-def openbao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
-    """Unsealed, and not to be left otherwise. Each test has keys of its own."""
-    with OpenBao(tmp_path_factory.mktemp("openbao")) as openbao:
-        yield openbao
 
 
 @pytest.fixture(autouse=True)

@@ -49,7 +49,9 @@ async def names(store: KvKeys) -> list[str]:
     return [key.times.name for key in await store.read()]
 
 
-@pytest.mark.parametrize("value", [json.dumps({"keys": [KEY]}), {"keys": [KEY]}])
+@pytest.mark.parametrize(
+    "value", [json.dumps({"keys": [KEY]}), {"keys": [KEY]}], ids=["text", "json"]
+)
 async def test_keys_that_were_put_there_sign(
     openbao: OpenBao, token_file: str, start_keys: StartKeys, value: Any
 ) -> None:
@@ -116,6 +118,7 @@ async def test_a_withdrawal_that_is_overtaken_begins_anew(openbao: OpenBao, open
         ({"jwks": {"keys": [{**KEY, "d": None}]}}, "not a valid private key"),
         ({"jwks": {"keys": [KEY, KEY]}}, "stands for two keys"),
     ],
+    ids=["no field", "no json", "no key", "no private part", "doubled"],
 )
 async def test_what_can_not_be_used_is_said_and_not_written_over(
     openbao: OpenBao, opened: Any, value: dict[str, Any], problem: str

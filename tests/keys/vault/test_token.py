@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from authz.keys.issuing.followed import FollowedKeys
 from authz.keys.signer import SigningUnavailableError, sign_token
 from authz.keys.vault import client
+from authz.keys.vault.login import Lease
 from authz.observe import events
 from support.certificates import Certificates
 from support.jwks import ec_key, sign
@@ -81,6 +82,34 @@ async def test_an_approle_logs_in_again_when_its_token_can_not_be_renewed_furthe
             await asyncio.sleep(0.02)
     logins = [line for line in logs if line["event"] == events.VAULT_LOGGED_IN]
     assert 2 <= len(logins) <= 6
+
+
+async def test_a_token_that_is_renewed_for_a_moment_only_is_replaced_before_it_ends(
+    openbao: OpenBao,
+    key: str,
+    start_keys: StartKeys,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Near its longest time (`token_max_ttl`) Vault renews a token for what is left."""
+
+    def nearly_over(token: str, answer: object) -> Lease:
+        assert answer
+        return Lease(token, 60.0, renewable=True)
+
+    openbao.policy("role", 'path "transit/*" { capabilities = ["read", "update"] }')
+    role = openbao.approle(tmp_path, "role", token_ttl="1h")
+    keys = await start_keys({"address": openbao.address, "key": key, "approle": role})
+    vault = keys._store._vault  # type: ignore[attr-defined]
+    first = vault._lease
+    vault._renew_at = 0.0
+    await vault.tend()
+    assert vault._lease.token == first.token
+    monkeypatch.setattr(client, "lease_of_renewal", nearly_over)
+    vault._renew_at = 0.0
+    await vault.tend()
+    assert vault._lease.token != first.token
+    assert vault._lease.seconds == 3600
 
 
 async def test_a_token_that_somebody_revokes_is_replaced_by_another(

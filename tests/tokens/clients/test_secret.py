@@ -43,6 +43,18 @@ async def test_a_secret_that_was_right_is_not_hashed_again(
     assert hasher.hashes == 1
 
 
+async def test_all_who_come_with_the_same_secret_share_one_hash(
+    hasher: SecretHasher, client: Client
+) -> None:
+    """Also where one of them goes away."""
+    asked = [asyncio.ensure_future(hasher.compare(client, SECRET, NOW)) for _ in range(100)]
+    await asyncio.sleep(0)
+    asked[0].cancel()
+    outcomes = await asyncio.gather(*asked[1:])
+    assert set(outcomes) == {"right"}
+    assert hasher.hashes == 1
+
+
 async def test_a_wrong_secret_is_hashed_each_time(hasher: SecretHasher, client: Client) -> None:
     for _ in range(3):
         await hasher.compare(client, "wrong", NOW)

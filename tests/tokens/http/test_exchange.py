@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import jwt
@@ -12,14 +13,16 @@ import pytest
 from tokens.conftest import PROVIDER, PROVIDER_KID, World
 
 from authz.revocation.record import bucket_of, user_digest
-from authz.tokens.clients.client import TOKEN_EXCHANGE, Client
+from authz.tokens.clients.client import CLIENT_CREDENTIALS, TOKEN_EXCHANGE, Client
 from support import jwks
+from support.dpop import ProofKey
 from support.revocations import BUCKETS, of_user, opened, token_ref
 from support.token_service import (
     ISSUER,
     SECRET,
     assertion,
     claims_of,
+    login_key,
     login_service,
     new_client,
 )
@@ -48,7 +51,8 @@ def test_an_assertion_is_good_once(world: World) -> None:
     assert "used before" in refusal(world, said)
 
 
-NOW = int(time.time())
+TIMES = ("iat", "exp")
+"""Claims that are given as seconds from now."""
 
 
 @pytest.mark.parametrize(
@@ -56,9 +60,9 @@ NOW = int(time.time())
     [
         ({"aud": "https://elsewhere.example"}, "audience"),
         ({"aud": None}, "audience"),
-        ({"iat": NOW - 200, "exp": NOW - 100}, "expired"),
-        ({"exp": NOW + 600}, "lifetime"),
-        ({"iat": NOW + 60, "exp": NOW + 100}, "not valid yet"),
+        ({"iat": -200, "exp": -100}, "expired"),
+        ({"exp": 600}, "lifetime"),
+        ({"iat": 60, "exp": 100}, "not valid yet"),
         ({"jti": None}, "jti"),
         ({"jti": 7}, "jti"),
         ({"sub": None}, "sub"),
@@ -66,12 +70,49 @@ NOW = int(time.time())
         ({"sub": "a\nb"}, "sub"),
         ({"azp": "somebody"}, "azp"),
         ({"azp": None, "iss": "nobody"}, "not trusted"),
+        ({"iss": "\ud800"}, "iss"),
+        ({"iss": ""}, "iss"),
+        ({"azp": "\ud800"}, "azp"),
+        ({"jti": "\ud800"}, "jti"),
     ],
 )
 def test_an_assertion_that_is_not_for_us_now_is_refused(
     world: World, claims: dict[str, Any], says: str
 ) -> None:
+    now = int(time.time())
+    claims = {name: now + one if name in TIMES else one for name, one in claims.items()}
     assert says in refusal(world, assertion(world.login, "ann", **claims))
+
+
+@pytest.mark.parametrize("issuer", [["a"], {}, None, 7])
+def test_an_issuer_that_is_no_text_is_refused(world: World, issuer: object) -> None:
+    said = {**claims_of(assertion(world.login, "ann")), "iss": issuer}
+    assert "iss" in refusal(world, jwks.sign(said, login_key(), kid="login-1"))
+
+
+def test_a_bound_token_is_exchanged_with_its_proof_only(world: World) -> None:
+    """RFC 9449 section 7: or whoever stole it could change it for one that is bound to nothing."""
+    key, other = ProofKey(jwks.ec_key("holder")), ProofKey(jwks.ec_key("thief"))
+    url = f"{ISSUER}/oauth2/token"
+
+    def exchange(cnf: dict[str, str], proof: str | None) -> httpx.Response:
+        form = {
+            "grant_type": TOKEN_EXCHANGE,
+            "client_id": world.login.id,
+            "client_secret": SECRET,
+            "subject_token": assertion(world.login, "ann", cnf=cnf),
+            "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
+        }
+        headers = {} if proof is None else {"dpop": proof}
+        return world.server.http.post("/oauth2/token", data=form, headers=headers)
+
+    for proof in (None, other.prove("POST", url)):
+        refused = exchange(key.cnf, proof)
+        assert refused.json()["error"] == "invalid_request"
+        assert "bound" in refused.json()["error_description"]
+    assert exchange({"x5t#S256": "A" * 43}, None).status_code == 400
+    good = exchange(key.cnf, key.prove("POST", url)).json()
+    assert claims_of(good["access_token"])["cnf"] == key.cnf
 
 
 def test_an_assertion_with_another_key_is_refused(world: World) -> None:
@@ -123,6 +164,30 @@ def test_what_is_not_supported_is_said_so(world: World, form: dict[str, Any], sa
     assert says in refusal(world, assertion(world.login, "ann"), **form)
 
 
+def test_what_was_vouched_for_before_a_log_out_everywhere_is_worth_nothing(world: World) -> None:
+    """Or a thief who holds an assertion, or a provider's token, outlives the log-out."""
+    user = f"user-{uuid4().hex[:8]}"
+    form = {"grant_type": CLIENT_CREDENTIALS, "scope": "sessions:all"}
+    token = world.server.token(world.machine.id, **form).json()["access_token"]
+    now = int(time.time())
+    old = assertion(world.login, user, iat=now - 10, exp=now + 60)
+    theirs = provided(sub=user, iat=now - 10)
+    for name in (user, f"idp:{user}"):
+        headers = {"authorization": f"Bearer {token}"}
+        assert world.server.http.delete(f"/users/{name}/sessions", headers=headers).is_success
+    assert "logged out" in refusal(world, old)
+    assert "logged out" in exchange(world, theirs).json()["error_description"]
+    assert world.server.exchange(world.login.id, assertion(world.login, user)).is_success
+
+
+@pytest.mark.parametrize("auth_time", ["noon", -1, 1.5, True, 4_000_000_000, 10**30])
+def test_a_time_that_is_none_is_left_out(world: World, auth_time: object) -> None:
+    answer = world.server.exchange(
+        world.login.id, assertion(world.login, "ann", auth_time=auth_time)
+    )
+    assert "auth_time" not in claims_of(answer.json()["access_token"])
+
+
 def test_a_refused_request_does_not_use_the_assertion_up(world: World) -> None:
     said = assertion(world.login, "ann")
     answer = world.server.exchange(world.login.id, said, scope="admin")
@@ -150,10 +215,10 @@ def provided(typ: str = "JWT", **claims: Any) -> str:
 
 def test_a_user_of_a_trusted_issuer_has_its_prefix(world: World) -> None:
     """So that two providers' users can't be one."""
-    answer = exchange(world, provided(auth_time=1_800_000_000))
+    answer = exchange(world, provided(auth_time=1_700_000_000))
     claims = claims_of(answer.json()["access_token"])
     assert (claims["sub"], claims["iss"]) == ("idp:alice", ISSUER)
-    assert claims["auth_time"] == 1_800_000_000
+    assert claims["auth_time"] == 1_700_000_000
 
 
 def test_an_access_token_is_no_id_token(world: World) -> None:

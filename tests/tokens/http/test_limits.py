@@ -1,12 +1,13 @@
 """Whoever asks too often is told when to come back, with Redis and without."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import httpx
 import pytest
 
-from authz.tokens.clients.client import CLIENT_CREDENTIALS, REFRESH_TOKEN, Client
+from authz.tokens.clients.client import CLIENT_CREDENTIALS, REFRESH_TOKEN, TOKEN_EXCHANGE, Client
+from authz.tokens.refresh import RefreshToken
 from support.token_service import (
     NO_LIMITS,
     TokenServer,
@@ -16,6 +17,7 @@ from support.token_service import (
     new_client,
 )
 from support.valkey import ValkeyServer
+from support.waiting import wait_until
 
 LIMITS = {
     **NO_LIMITS,
@@ -24,7 +26,7 @@ LIMITS = {
     "refresh_user": "3/hour",
     "failures_client": "3/hour",
     "failures_user": "2/hour",
-    "failures_address": "6/hour",
+    "failures_address": "8/hour",
 }
 
 
@@ -58,6 +60,14 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Limited]:
         yield Limited(server, valkey)
 
 
+_addresses = (f"10.0.0.{n}" for n in range(1, 255))
+
+
+@pytest.fixture(autouse=True)
+def _from_an_address_of_its_own(limited: Limited) -> None:
+    limited.server.http.headers["x-forwarded-for"] = next(_addresses)
+
+
 def assert_limited(answer: httpx.Response, what: str) -> None:
     assert answer.status_code == 429, answer.text
     assert answer.json()["error"] == "too_many_requests"
@@ -83,7 +93,8 @@ def test_a_user_logs_in_and_refreshes_so_often(limited: Limited) -> None:
         assert answer.status_code == 200, answer.text
         given = answer.json()
     said = assertion(login, "alice", azp=public.id)
-    assert_limited(limited.server.exchange(public.id, said, None), "user")
+    for _ in range(2):  # it wasn't used up by being refused
+        assert_limited(limited.server.exchange(public.id, said, None), "user")
     for _ in range(3):
         form = {"grant_type": REFRESH_TOKEN, "refresh_token": given["refresh_token"]}
         answer = limited.server.token(public.id, None, **form)
@@ -91,6 +102,37 @@ def test_a_user_logs_in_and_refreshes_so_often(limited: Limited) -> None:
         given = answer.json()
     form = {"grant_type": REFRESH_TOKEN, "refresh_token": given["refresh_token"]}
     assert_limited(limited.server.token(public.id, None, **form), "user")
+
+
+def made_up(token: str) -> str:
+    """A refresh token of the same user, as anybody can write it who knows the user's name."""
+    shown = RefreshToken.read(token)
+    assert shown is not None
+    return replace(shown, family=b"f" * 16, secret=b"s" * 32).dump()
+
+
+def test_nobody_can_use_up_what_another_may_do(limited: Limited) -> None:
+    """Made-up refresh tokens count for the failures alone, and lock out neither user nor client."""
+    login, public = limited.add(login_service()), limited.add(app())
+    given = limited.server.exchange(public.id, assertion(login, "bob", azp=public.id), None).json()
+    form = {"grant_type": REFRESH_TOKEN, "refresh_token": made_up(given["refresh_token"])}
+    answers = [limited.server.token(public.id, None, **form) for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [400, 400, 429, 429]
+    assert_limited(answers[-1], "user")
+    form = {"grant_type": REFRESH_TOKEN, "refresh_token": given["refresh_token"]}
+    assert limited.server.token(public.id, None, **form).status_code == 200
+    for _ in range(6):
+        refused = limited.server.exchange(public.id, "x.y.z", None)
+        assert refused.status_code in {400, 429}
+    said = assertion(login, "carol", azp=public.id)
+    headers = {"x-forwarded-for": "198.51.100.99"}
+    good = {
+        "grant_type": TOKEN_EXCHANGE,
+        "client_id": public.id,
+        "subject_token": said,
+        "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
+    }
+    assert limited.server.http.post("/oauth2/token", data=good, headers=headers).is_success
 
 
 def test_whoever_guesses_secrets_is_stopped_and_its_owner_is_not(limited: Limited) -> None:
@@ -106,12 +148,14 @@ def test_whoever_guesses_secrets_is_stopped_and_its_owner_is_not(limited: Limite
 
 def test_an_address_that_guesses_is_stopped_whomever_it_names(limited: Limited) -> None:
     """By what the trusted proxy says, not by what the client says. An IPv6 site counts as one."""
-    for n in range(6):
+    refused = limited.server.metric("authz_tokens_limited_total", limit="failures_address")
+    for n in range(8):
         forged = f"{n}.{n}.{n}.{n}, 2001:db8:0:1::{n}"
         assert limited.token(new_client(f"none-{n}"), "guess", forged).status_code == 401
     assert_limited(limited.token(new_client("none"), "guess", "2001:db8:0:1:f::"), "address")
     assert limited.token(new_client("none"), "guess", "2001:db8:0:2::1").status_code == 401
-    assert limited.server.metric("authz_tokens_limited_total", limit="failures_address") == 1
+    after = limited.server.metric("authz_tokens_limited_total", limit="failures_address")
+    assert after == refused + 1
 
 
 def test_without_redis_guessing_is_still_limited_and_nothing_is_issued(limited: Limited) -> None:
@@ -127,3 +171,9 @@ def test_without_redis_guessing_is_still_limited_and_nothing_is_issued(limited: 
     assert limited.server.admin("/readyz").status_code == 200
     assert limited.server.http.get("/.well-known/jwks.json").json()["keys"]
     limited.valkey.restart()
+
+    def counted_in_redis() -> bool:
+        limited.token(client, secret, "198.51.100.8")
+        return limited.server.metric("authz_tokens_limits_shared") == 1
+
+    wait_until(counted_in_redis, "requests are counted in Redis again")

@@ -2,6 +2,7 @@
 
 import time
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 import httpx
@@ -92,9 +93,9 @@ def test_a_proof_works_once(world: World) -> None:
 
 
 def test_sessions_are_shown_to_whoever_proves_the_key(world: World) -> None:
-    user = f"user-{uuid4().hex[:8]}"
+    user = f"idp|{uuid4().hex[:8]} é"
     token = log_in(world, proof(), world.app, user).json()["access_token"]
-    path = f"/users/{user}/sessions"
+    path = f"/users/{quote(user)}/sessions"
 
     def get(scheme: str, **headers: str) -> httpx.Response:
         given = {"authorization": f"{scheme} {token}", **headers}

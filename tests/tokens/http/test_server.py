@@ -6,20 +6,28 @@ import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
 from authz.settings import SettingsError
+from authz.settings.signing import SigningSettings
 from authz.settings.token_http import TokensTlsSettings
+from authz.settings.tokens import TokensSettings
 from authz.tokens.http import server as server_module
+from authz.tokens.http.app import make_app
 from authz.tokens.http.errors import of_status
+from authz.tokens.http.figures import Figures
 from authz.tokens.http.middleware import Around, send_error
+from authz.tokens.http.parts import Parts, Paths
 from authz.tokens.http.server import HttpServer
 from support.certificates import Certificates
 from support.ports import LOOPBACK, free_port
+from support.waiting import eventually
 
 
 async def fine(scope: Scope, receive: Receive, send: Send) -> None:
@@ -95,6 +103,65 @@ async def test_who_says_nothing_is_sent_away(monkeypatch: pytest.MonkeyPatch) ->
             writer.close()
 
 
+async def test_a_later_head_has_no_more_time_than_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server_module, "HEAD_TIMEOUT", 0.1)
+    port = free_port()
+    async with serving(f"{LOOPBACK}:{port}"):
+        reader, writer = await asyncio.open_connection(LOOPBACK, port)
+        for _ in range(3):
+            writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert b"404" in await reader.readuntil(b"}")
+            await asyncio.sleep(0.15)  # between two requests it may idle
+        writer.write(b"GET / HT")
+        await is_closed(reader)
+        writer.close()
+
+
+async def test_who_does_not_read_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And meanwhile takes the place of nobody."""
+    monkeypatch.setattr(server_module, "WRITE_TIMEOUT", 0.2)
+    ended: list[int] = []
+
+    async def large(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-length", b"10000000")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for _ in range(10):
+            await send({"type": "http.response.body", "body": b"x" * 1_000_000, "more_body": True})
+
+    app = Around(large, lambda _, status, __: ended.append(status))
+    port = free_port()
+    server = HttpServer(app, f"{LOOPBACK}:{port}", tls=None, drain=1)
+    await server.start()
+    reader, writer = await asyncio.open_connection(LOOPBACK, port, limit=1024)
+    writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+    await eventually(lambda: ended, "the answer is given up")
+    assert reader is not None
+    writer.close()
+    await server.stop()
+
+
+async def test_who_still_sends_takes_nobody_s_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("authz.tokens.http.middleware.MAX_AT_A_TIME", 1)
+
+    async def read(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await fine(scope, receive, send)
+
+    port = free_port()
+    server = HttpServer(Around(read, lambda *_: None), f"{LOOPBACK}:{port}", tls=None, drain=1)
+    await server.start()
+    slow = [await asyncio.open_connection(LOOPBACK, port) for _ in range(5)]
+    for _, writer in slow:
+        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n")
+    async with httpx.AsyncClient(trust_env=False) as client:
+        assert (await client.get(f"http://{LOOPBACK}:{port}/")).status_code == 404
+    for _, writer in slow:
+        writer.close()
+    await server.stop()
+
+
 async def test_one_connection_too_many_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "MAX_CONNECTIONS", 2)
     port = free_port()
@@ -124,6 +191,36 @@ async def test_an_error_of_our_own_is_told_to_the_log_alone(
     assert "detail" not in answer.text
     assert "a detail" in capsys.readouterr().out
     assert seen == [("other", 500)]
+
+
+async def test_a_route_that_breaks_answers_in_the_same_form(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Broken:
+        def jwks(self) -> dict[str, Any]:
+            raise RuntimeError("a detail")
+
+    none: Any = None
+    parts = Parts(
+        **dict.fromkeys((one.name for one in fields(Parts)), none)
+        | {
+            "keys": Broken(),
+            "settings": TokensSettings(
+                issuer="https://login.example",
+                audiences=["api"],
+                signing=SigningSettings(key_file=Path("/none")),
+            ),
+            "paths": Paths("https://login.example"),
+            "figures": Figures(),
+        }
+    )
+    transport = httpx.ASGITransport(make_app(parts))
+    async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+        answer = await client.get("/.well-known/jwks.json")
+    assert (answer.status_code, answer.json()["error"]) == (500, "server_error")
+    assert answer.headers["cache-control"] == "no-store"
+    assert "a detail" in capsys.readouterr().out
+    assert parts.figures.requests == {("/.well-known/jwks.json", "500"): 1}
 
 
 async def test_too_many_at_a_time_are_told_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Requests are counted in Redis for all processes, and here while it is gone."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -109,6 +110,22 @@ async def test_alone_the_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     outcomes = [await limiter.hit("issue_client", f"client-{n}") for n in range(30)]
     assert outcomes[:5] == [None] * 5
     assert outcomes[-1] is not None
+
+
+async def test_once_the_windows_are_over_there_is_room_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limiter_module, "MAX_LOCAL", 10)
+    monkeypatch.setattr(limiter_module, "SHARED_RETRY", 0.1)
+    limiter = Limiter(RATES, None)
+    for n in range(30):
+        await limiter.hit("issue_user", f"user-{n}")
+    assert await limiter.hit("issue_user", "another") is not None
+
+    async def room() -> bool:
+        return await limiter.hit("issue_user", f"user-{time.monotonic()}") is None
+
+    await eventually(room, "there is room", timeout=5)
 
 
 async def test_a_window_ends() -> None:

@@ -1,0 +1,1 @@
+"""What issuing, refreshing and revoking cost: the token service under load."""
