@@ -25,13 +25,15 @@ from authz.addresses import split_host_port
 from authz.observe import events
 from authz.settings import SettingsError
 from authz.settings.token_http import TokensTlsSettings
+from authz.tokens.http.descriptors import connections_within
 
 MAX_HEAD = 32 * 1024
 """Bytes of request line and headers: a DPoP proof, an access token and cookies of 8 KiB each."""
 
 HEAD_TIMEOUT = 10.0
-"""Seconds from a connection to its first whole head, and from the first byte of a later head to its
-last. Uvicorn itself ends connections that idle between two requests (KEEP_ALIVE)."""
+"""Seconds for the TLS handshake, from a connection to its first whole head, and from the first byte
+of a later head to its last. Uvicorn itself ends connections that idle between two requests
+(KEEP_ALIVE)."""
 
 WRITE_TIMEOUT = 10.0
 """Seconds for which a client may leave unread what it was answered, once the buffers are full."""
@@ -46,7 +48,7 @@ LOOK_EVERY = 0.02
 is looked whether any is left. Half of the time to drain at most."""
 
 MAX_CONNECTIONS = 4096
-"""At a time. Each takes about 10 KiB; the usual limit of descriptors is 1024 to 1048576."""
+"""At a time, where there are descriptors for so many. Each takes about 10 KiB."""
 
 BACKLOG = 1024
 
@@ -54,15 +56,16 @@ log = structlog.get_logger(__name__)
 
 
 class _Protocol(H11Protocol):
-    """One connection."""
+    """One connection. Make none of this class: `_limited` says how many there may be."""
 
+    most = 0
     _head_timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Too many at a time are closed unread: they get no memory."""
         super().connection_made(transport)
-        if len(self.connections) > MAX_CONNECTIONS:
+        if len(self.connections) > self.most:
             transport.abort()
             return
         self._await_head()
@@ -129,6 +132,13 @@ class _Protocol(H11Protocol):
         self.transport.close()
 
 
+def _limited(most_connections: int) -> type[_Protocol]:
+    class Limited(_Protocol):
+        most = most_connections
+
+    return Limited
+
+
 class _Uvicorn(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -136,8 +146,23 @@ class _Uvicorn(uvicorn.Server):
         """Connections are taken."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and say so."""
-        await super().startup(sockets)
+        """Listen on `sockets`, and say so. Uvicorn's own way has no limit on the time that a TLS
+        handshake may take but asyncio's, a minute, and doesn't count who is in it.
+        """
+        await self.lifespan.startup()  # none; what it leaves is asked for
+        protocol = _limited(connections_within(MAX_CONNECTIONS))
+        handshake = None if self.config.ssl is None else HEAD_TIMEOUT
+        self.servers = [
+            await asyncio.get_running_loop().create_server(
+                lambda: protocol(self.config, self.server_state, self.lifespan.state),
+                sock=one,
+                ssl=self.config.ssl,
+                backlog=BACKLOG,
+                ssl_handshake_timeout=handshake,
+            )
+            for one in sockets or ()
+        ]
+        self.started = True
         self.up.set()
 
     @contextlib.contextmanager
