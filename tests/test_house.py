@@ -29,6 +29,8 @@ PURE_FILES = [
         for name in ("access", "book", "grant", "refresh", "session")
     ),
     *(PACKAGE / "relay" / f"{name}.py" for name in ("bucket", "cursor", "figures")),
+    PACKAGE / "tokens/clients/client.py",
+    *(PACKAGE / "tokens/http" / f"{name}.py" for name in ("address", "errors")),
 ]
 """What is decided, apart from how it is asked: time, randomness and replies are passed in."""
 

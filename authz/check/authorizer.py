@@ -31,7 +31,7 @@ from authz.revocation.record import (
     TokenRef,
     Unavailable,
 )
-from authz.uses.record import First, Use, Used
+from authz.uses.record import First, Used
 
 
 class RevocationView(Protocol):
@@ -155,19 +155,18 @@ class Authorizer:
             if not demands:  # nearly every check ends here, so not by way of `_conclude`
                 return policy.objection(verified.identity) or verified.allowed
         elif not isinstance(finding, (Revoked, PossiblyRevoked, Unavailable)):
-            return self._conclude_later(request, policy, verified, now, finding, demands)
-        return self._conclude(request, policy, verified, now, finding, demands)
+            return self._conclude_later(request, policy, verified, finding, demands)
+        return self._conclude(request, policy, verified, finding, demands)
 
     async def _conclude_later(
         self,
         request: CheckRequest,
         policy: RoutePolicy,
         verified: Verified,
-        now: float,
         finding: Awaitable[Finding],
         demands: Sequence[Demand],
     ) -> Verdict:
-        verdict = self._conclude(request, policy, verified, now, await finding, demands)
+        verdict = self._conclude(request, policy, verified, await finding, demands)
         return verdict if isinstance(verdict, Verdict) else await verdict
 
     def _conclude(
@@ -175,7 +174,6 @@ class Authorizer:
         request: CheckRequest,
         policy: RoutePolicy,
         verified: Verified,
-        now: float,
         finding: Finding,
         demands: Sequence[Demand],
     ) -> Verdict | Awaitable[Verdict]:
@@ -186,7 +184,7 @@ class Authorizer:
                 if objection is not None:
                     return objection
                 if demands:
-                    return self._use_up(request, policy, verified, now, demands, None)
+                    return self._use_up(request, policy, verified, demands, None)
                 return verified.allowed
             case Revoked():
                 return verified.revoked
@@ -199,7 +197,7 @@ class Authorizer:
                 if policy.fail_mode == "closed":
                     return deny(Reason.STORE_UNAVAILABLE, identity=identity)
                 if demands:
-                    return self._use_up(request, policy, verified, now, demands, finding)
+                    return self._use_up(request, policy, verified, demands, finding)
                 return self._fail_open(request, identity, cause)
 
     async def _use_up(
@@ -207,12 +205,11 @@ class Authorizer:
         request: CheckRequest,
         policy: RoutePolicy,
         verified: Verified,
-        now: float,
         demands: Sequence[Demand],
         unavailable: Unavailable | None,
     ) -> Verdict:
-        """The last question, since asking it can't be taken back. `now`: when the check began.
-        `unavailable`: why the store could not say whether the token is revoked; None: it isn't.
+        """The last question, since asking it can't be taken back. `unavailable`: what the store
+        said when it was asked whether the token is revoked; None: it isn't.
         """
         identity = verified.identity
         unsettled: list[Demand] = []
@@ -221,7 +218,9 @@ class Authorizer:
             for demand in demands:
                 if unavailable is not None and policy.fail_mode == "closed":
                     return deny(Reason.STORE_UNAVAILABLE, identity=identity)
-                use = self._use(demand, now, unavailable)
+                use = self._ledger.use(
+                    demand.bucket, demand.name, demand.until, self._clock(), unavailable
+                )
                 if not isinstance(use, (First, Used, Unavailable)):
                     use = await use
                 if isinstance(use, Used):
@@ -241,19 +240,6 @@ class Authorizer:
             if not passed:  # also where the check was cancelled: who tries again is no second user
                 for demand in unsettled:
                     self._ledger.forget(demand.name, demand.until)
-
-    def _use(
-        self, demand: Demand, began: float, unavailable: Unavailable | None
-    ) -> Use | Awaitable[Use]:
-        now = self._clock()
-        return self._ledger.use(
-            demand.bucket,
-            demand.name,
-            demand.until,
-            now,
-            waited=max(0.0, now - began),
-            unavailable=unavailable,
-        )
 
     async def _fail_open(self, request: CheckRequest, identity: Identity, cause: str) -> Verdict:
         """Let through what nobody could be asked about, but only once that is on record."""

@@ -32,14 +32,11 @@ class UseLedger(Protocol):
         name: str,
         until: float,
         now: float,
-        *,
-        waited: float = 0.0,
         unavailable: Unavailable | None = None,
     ) -> Use | Awaitable[Use]:
         """Use it up: of any number of tries one is `First` at most. `now`: seconds since 1970.
 
-        `waited`: seconds that this check has waited for the store so far; it has `store.timeout` in
-        all. `unavailable`: what the store said to this check already; then only memory is asked.
+        `unavailable`: what the store said to this check already; then only memory is asked.
         """
         ...
 

@@ -119,7 +119,7 @@ def add(
     may_introspect: bool,
     lifetime: float | None,
 ) -> None:
-    """Add a client, and print its secret.
+    """Add a client, and print its secret. Take an ID that no user has.
 
     \b
     Examples:

@@ -39,7 +39,8 @@ class TokenLimitsSettings(Section):
     refresh_user: Rate | None = "60/minute"
     refresh_address: Rate | None = "600/minute"
     failures_client: Rate | None = "30/minute"
-    """Wrong secrets of one client. A secret that was right in the last five minutes still is."""
+    """Wrong secrets of one client from one address. A secret that was right in the last five
+    minutes still is."""
     failures_user: Rate | None = "10/minute"
     """Refresh tokens of one user that are wrong or used up; good ones are taken all the same."""
     failures_address: Rate | None = "300/minute"

@@ -6,7 +6,8 @@ needed to be right; but ten tabs that come at once would go at each other's heel
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 from weakref import WeakValueDictionary
@@ -73,9 +74,20 @@ class Changes:
                 self._figures.conflicts += 1
         raise StoreError(f"this user's sessions were changed {MAX_TRIES} times meanwhile")
 
-    def _turn(self, user: str) -> asyncio.Lock:
-        """Lives for as long as somebody holds it or waits for it."""
+    @asynccontextmanager
+    async def _turn(self, user: str) -> AsyncIterator[None]:
+        """StoreError: it didn't come in the time that a change may take, so the store is in trouble
+        and those before are waiting for it.
+        """
         lock = self._turns.get(user)
-        if lock is None:
+        if lock is None:  # it lives for as long as somebody holds it or waits for it
             lock = self._turns[user] = asyncio.Lock()
-        return lock
+        try:
+            async with asyncio.timeout(self._sessions.write_timeout):
+                await lock.acquire()
+        except TimeoutError:
+            raise StoreError("earlier changes of this user's sessions are still waiting") from None
+        try:
+            yield
+        finally:
+            lock.release()

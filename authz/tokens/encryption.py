@@ -37,7 +37,7 @@ class MixedAudiencesError(Exception):
 
 
 class TokenTooLargeError(Exception):
-    """The encrypted token would be larger than any sidecar accepts."""
+    """The token would be larger than any sidecar accepts, as it is or encrypted."""
 
 
 def encrypt(token: str, jwks: bytes) -> str:

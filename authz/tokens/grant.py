@@ -92,6 +92,10 @@ class Refusal(Enum):
         "invalid_grant",
         "this refresh token is bound to a key that the request does not prove",
     )
+    UNSHARED = (
+        "invalid_grant",
+        "its audiences can no longer share a token; begin a session for each",
+    )
     SCOPE_TOO_WIDE = ("invalid_scope", "the scope exceeds what was granted")
 
     def __init__(self, error: str, description: str) -> None:

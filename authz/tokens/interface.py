@@ -18,8 +18,12 @@ class Tokens(Protocol):
     """Issues, refreshes and takes back.
 
     Each method may raise StoreError (the store can't be asked, or did not replicate: 503 with
-    Retry-After) and, where it signs, SigningUnavailableError (503 as well). What raised may have
-    taken effect or not; what returned has, and is replicated. `now`: seconds since 1970.
+    Retry-After) and, where it signs or reads an access token, SigningUnavailableError (503 as
+    well). What raised may have taken effect or not; what returned has, and is replicated. `now`:
+    seconds since 1970.
+
+    `issue` and `refresh` also raise TokenTooLargeError: no sidecar would take the token; and
+    `issue` MixedAudiencesError: its audiences want it encrypted to different keys.
     """
 
     async def issue(self, grant: GrantRequest, now: float) -> Issued:

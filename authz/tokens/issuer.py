@@ -21,6 +21,7 @@ from authz.settings import TokensSettings
 from authz.tokens.access import Span, span
 from authz.tokens.book import Book
 from authz.tokens.changes import Changes, Decision
+from authz.tokens.encryption import MixedAudiencesError
 from authz.tokens.figures import Figures
 from authz.tokens.grant import (
     MAX_ABOUT,
@@ -160,11 +161,16 @@ class TokenIssuer:
 
         async def decide(book: Book) -> Decision[Issued | RefreshRefused]:
             nonlocal raced
-            session = book.living(now).get(presented.sid)
+            session = self._session_of(book, presented, now)
             if session is None or session.family is None or now >= session.expires:
                 return Decision(RefreshRefused(Refusal.UNKNOWN))
             rotation = rotate(
-                session.family, presented, salt=salt, now=now, grace=self._settings.refresh_grace
+                session.family,
+                presented,
+                salt=salt,
+                now=now,
+                grace=self._settings.refresh_grace,
+                ahead=self._ahead,
             )
             if rotation is None:
                 change = book.end(session.sid, "refresh token used twice", now)
@@ -173,7 +179,10 @@ class TokenIssuer:
             if refusal is not None:
                 return Decision(RefreshRefused(refusal, session.sid))
             raced = rotation.raced
-            return await self._refreshed(book, session, rotation, request, jti, now)
+            try:
+                return await self._refreshed(book, session, rotation, request, jti, now)
+            except MixedAudiencesError:  # `tokens.encryption` has changed since
+                return Decision(RefreshRefused(Refusal.UNSHARED, session.sid))
 
         owner = Owner(presented.user, presented.bucket)
         made = await self._changes.make(owner, decide, by=request.client_id, now=now)
@@ -238,8 +247,8 @@ class TokenIssuer:
 
         async def decide(book: Book) -> Decision[Revoked]:
             # Any token of the family will do: who has one has had the session.
-            session = book.living(now).get(token.sid)
-            if session is None or session.family is None:
+            session = self._session_of(book, token, now)
+            if session is None:
                 return Decision(Revoked.NOTHING)
             if session.client_id != client_id:
                 return Decision(Revoked.OTHER_CLIENT)
@@ -299,7 +308,7 @@ class TokenIssuer:
             replace(one, tokens={t: exp for t, exp in one.tokens.items() if t not in gone})
             for one in living.values()
         ]
-        return [one.info(now) for one in reversed(left) if not one.is_over(now)]
+        return [one.info(now) for one in reversed(left) if one.ends_by_itself > now]
 
     async def introspect(self, token: str, now: float) -> dict[str, Any]:
         """As `Tokens.introspect`."""
@@ -317,7 +326,7 @@ class TokenIssuer:
         session = None
         if token.bucket < self._buckets:
             read = await self._sessions.read(Owner(token.user, token.bucket))
-            session = read.book.living(now).get(token.sid)
+            session = self._session_of(read.book, token, now)
         if session is None or session.family is None or now >= session.expires:
             return {"active": False}
         if not hmac.compare_digest(token.digest, session.family.current):
@@ -337,6 +346,16 @@ class TokenIssuer:
 
     def _owner(self, subject: str) -> Owner:
         return Owner.of(self._settings.issuer, subject, self._buckets)
+
+    def _session_of(self, book: Book, token: RefreshToken, now: float) -> Session | None:
+        """The session that a refresh token names, if it lives and is ours: services of different
+        issuers may share a store, and what one begins the other must not go on with.
+        """
+        session = book.living(now).get(token.sid)
+        if session is None or session.family is None:
+            return None
+        ours = self._owner(session.subject) == Owner(token.user, token.bucket)
+        return session if ours else None
 
     def _draw(self, size: int) -> str:
         return base64url(self._entropy(size))

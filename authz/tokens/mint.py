@@ -4,9 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from authz.check.jose import MAX_TOKEN_BYTES
 from authz.keys.signer import SigningKeys, sign_token
 from authz.revocation.record import token_digest
 from authz.tokens.access import Span, access_claims
+from authz.tokens.encryption import TokenTooLargeError
 from authz.tokens.grant import Issued
 
 
@@ -61,7 +63,9 @@ class Mint:
         auth_time: int | None,
         cnf: Mapping[str, Any] | None,
     ) -> Minted:
-        """SigningUnavailableError: no key can sign now."""
+        """SigningUnavailableError: no key can sign now. TokenTooLargeError: no sidecar would take
+        it. MixedAudiencesError: its audiences want it encrypted to different keys.
+        """
         claims = access_claims(
             when,
             issuer=self._issuer,
@@ -75,6 +79,8 @@ class Mint:
             cnf=cnf,
         )
         text = await sign_token(claims, await self._keys.current())
+        if len(text) > MAX_TOKEN_BYTES:
+            raise TokenTooLargeError
         if self._encrypt is not None:
             text = self._encrypt(text, audiences)
         return Minted(text, jti, token_digest(self._issuer, jti, b""), when, scopes, cnf)

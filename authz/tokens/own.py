@@ -67,7 +67,9 @@ class OwnTokens:
             return None
 
     def read(self, text: str, now: float) -> OwnToken | None:
-        """None: it is not ours, not any more, or can't be opened. Never raises, for any text."""
+        """None: it is not ours, not any more, or can't be opened. For no text an error of its
+        own; SigningUnavailableError: no key was ever known, so nobody can tell.
+        """
         inside = self.opened(text)
         if inside is None:
             return None

@@ -111,16 +111,18 @@ class Rotation:
 
 
 def rotate(
-    family: Family, presented: RefreshToken, *, salt: str, now: float, grace: float
+    family: Family, presented: RefreshToken, *, salt: str, now: float, grace: float, ahead: float
 ) -> Rotation | None:
     """None: the token was used before, and its grace is over. `presented` is of this family. `salt`
-    was drawn for this; `grace` in seconds.
+    was drawn for this; `grace` in seconds. A clock that wrote down when a grace ends may be `ahead`
+    by so many seconds; what lies further in the future is no grace.
     """
     digest = presented.digest
     if hmac.compare_digest(digest, family.current):
         successor = presented.successor(salt)
         return Rotation(Family(successor.digest, digest, salt, now + grace), successor, raced=False)
-    if hmac.compare_digest(digest, family.previous) and now < family.grace_until:
+    in_grace = now < family.grace_until <= now + grace + ahead
+    if in_grace and hmac.compare_digest(digest, family.previous):
         return Rotation(family, presented.successor(family.salt), raced=True)
     return None
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
+from authz.settings import MAX_LEEWAY
 from authz.tokens.grant import SessionInfo
 from authz.tokens.refresh import Family
 
@@ -52,20 +53,26 @@ class Session:
     """None: it has no refresh token."""
 
     def is_over(self, now: float) -> bool:
-        """Nothing of it is good any more."""
+        """Nothing of it is good any more, anywhere."""
         return now >= self.until
 
     @property
     def until(self) -> float:
-        """When it is over if nothing happens."""
-        refreshable = [] if self.family is None else [self.expires]
-        return max([*refreshable, *self.tokens.values()], default=0.0)
+        """When it is over if nothing happens. A sidecar takes a token for a leeway after `exp`."""
+        refreshable = 0.0 if self.family is None else self.expires
+        return max([refreshable, *(expires + MAX_LEEWAY for expires in self.tokens.values())])
+
+    @property
+    def ends_by_itself(self) -> float:
+        """The same as its user is told: to the clock, without any leeway."""
+        refreshable = 0.0 if self.family is None else self.expires
+        return max([refreshable, *self.tokens.values()])
 
     def with_token(self, tid: str, expires_at: int, now: float) -> tuple["Session", dict[str, int]]:
         """With one more access token and without those that have expired; and what has to be
         revoked because there are too many.
         """
-        living = {one: exp for one, exp in self.tokens.items() if exp > now and one != tid}
+        living = {one: exp for one, exp in self.living_tokens(now).items() if one != tid}
         too_many = max(0, len(living) + 1 - MAX_LIVE_TOKENS)
         surplus = {one: living.pop(one) for one in list(living)[:too_many]}
         return replace(self, tokens={**living, tid: expires_at}), surplus
@@ -74,7 +81,8 @@ class Session:
         return replace(self, tokens={one: exp for one, exp in self.tokens.items() if one != tid})
 
     def living_tokens(self, now: float) -> dict[str, int]:
-        return {tid: expires for tid, expires in self.tokens.items() if expires > now}
+        """TID and `exp` of those that a sidecar may still take: also for a leeway after `exp`."""
+        return {tid: exp for tid, exp in self.tokens.items() if exp + MAX_LEEWAY > now}
 
     def info(self, now: float) -> SessionInfo:
         return SessionInfo(
@@ -84,10 +92,10 @@ class Session:
             address=self.address,
             issued=self.issued,
             refreshed=self.refreshed,
-            expires=self.until,
+            expires=self.ends_by_itself,
             refreshable=self.family is not None,
             scope=" ".join(self.scopes),
-            tokens=len(self.living_tokens(now)),
+            tokens=sum(expires > now for expires in self.tokens.values()),
         )
 
     def dump(self) -> str:

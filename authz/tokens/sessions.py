@@ -79,6 +79,11 @@ class Sessions:
         self._scripts = scripts
         self._buckets = buckets
 
+    @property
+    def write_timeout(self) -> float:
+        """Seconds that one call of the store may take."""
+        return self._scripts.write_timeout
+
     async def read(self, owner: Owner) -> Read:
         """StoreError: the store can't be asked."""
         name = sessions_key(owner.bucket, owner.user)

@@ -41,16 +41,13 @@ class Ledger:
         name: str,
         until: float,
         now: float,
-        *,
-        waited: float = 0.0,
         unavailable: Unavailable | None = None,
     ) -> Use | Awaitable[Use]:
         """Use a thing, which nobody can do again. At once where memory holds the answer, else an
-        awaitable. Never raises for a failure of the store.
+        awaitable of at most `store.timeout`. Never raises for a failure of the store.
 
-        A check waits for the store for `store.timeout` in all, so `waited` says for how many
-        seconds it has. `unavailable`: what the store said to this check before; it isn't asked
-        again, and this is the answer where memory has none.
+        `unavailable`: what the store said to this check before. It isn't asked again, so that no
+        check waits for a time-out twice, and this is the answer where memory has none.
 
         `name`: 43 characters of a digest, scoped by what kind of thing it is. `until`: when it
         can't be used any more in any case, the same each time. `now`. Seconds since 1970.
@@ -64,7 +61,7 @@ class Ledger:
         self.tell(name, until, True)
         if self._store is None:
             return self._counted(FIRST)
-        answer = unavailable or self._store.use(bucket, name, until, waited)
+        answer = unavailable or self._store.use(bucket, name, until)
         if isinstance(answer, Unavailable):
             self.owed.add(bucket, name, until)
             return self._counted(answer)

@@ -16,9 +16,7 @@ BATCH = 64
 class UseStore(Protocol):
     """Where all processes of a deployment write down what they see used."""
 
-    def use(
-        self, bucket: int, name: str, until: float, waited: float = 0.0
-    ) -> Awaitable[Use] | Unavailable:
+    def use(self, bucket: int, name: str, until: float) -> Awaitable[Use] | Unavailable:
         """As `Ledger.use`, of all processes."""
         ...
 

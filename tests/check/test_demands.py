@@ -52,13 +52,10 @@ class FakeLedger:
         name: str,
         until: float,
         now: float,
-        *,
-        waited: float = 0.0,
         unavailable: Unavailable | None = None,
     ) -> Use | Awaitable[Use]:
         assert 0 <= bucket < 16
         assert now == NOW < until
-        assert waited == 0.0  # by a clock that stands still
         self.told.append(unavailable)
         self.used.append(name)
         use = self.uses.pop(0) if len(self.uses) > 1 else self.uses[0]

@@ -46,10 +46,7 @@ class UseStore:
         self.says = says
         self.asked: list[tuple[int, str, float]] = []
 
-    def use(
-        self, bucket: int, name: str, until: float, waited: float = 0.0
-    ) -> Awaitable[Use] | Unavailable:
-        assert waited == 0.0  # by a clock that stands still
+    def use(self, bucket: int, name: str, until: float) -> Awaitable[Use] | Unavailable:
         self.asked.append((bucket, name, until))
         if isinstance(self.says, Unavailable):
             return self.says

@@ -59,11 +59,9 @@ class FixedLedger:
         name: str,
         until: float,
         now: float,
-        *,
-        waited: float = 0.0,
         unavailable: Unavailable | None = None,
     ) -> Use:
-        del bucket, name, until, now, waited
+        del bucket, name, until, now
         self.asked += 1
         # Memory would know of a use that it refused; of any other it has nothing to say.
         return self._use if unavailable is None or isinstance(self._use, Used) else unavailable

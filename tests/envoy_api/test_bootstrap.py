@@ -295,7 +295,7 @@ def test_without_tls_no_certificate_is_passed_on() -> None:
 
 def test_envoy_waits_longer_than_the_sidecar_may_take() -> None:
     slow = settings(store={"timeout": "1s"}, audit={"path": "/a", "timeout": "500ms"})
-    assert check_timeout(slow) > 1.5
+    assert check_timeout(slow) > 3 * 1.0 + 0.5
     assert check_timeout(settings()) == 0.2
 
 

@@ -193,6 +193,9 @@ def test_while_the_store_is_gone_what_this_sidecar_saw_is_refused(
         store.restart()
     wait_until(lambda: at.sidecar.status()["store"]["connected"], "connected again")
     wait_until(lambda: at.sidecar.metric("authz_uses_unwritten") == 0, "written down")
+    wait_until(
+        lambda: outcome(other.get(token, proof_for(token))) == "allow", "the other one has noticed"
+    )
     assert outcome(other.get(token, unseen)) == "proof_replayed"
     assert outcome(other.get(token, later, path="/closed")) == "allow"
     assert at.sidecar.metric("authz_uses_total", outcome="used_here") >= 2

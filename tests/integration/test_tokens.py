@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 from integration.conftest import PATIENT_STORE, Deploy, Deployment
 
-from authz.tokens.clients.client import REFRESH_TOKEN, Client
+from authz.tokens.clients.client import REFRESH_TOKEN, TOKEN_EXCHANGE, Client
 from support.cluster import ValkeyCluster
 from support.token_service import (
     ISSUER,
@@ -106,6 +106,33 @@ def test_log_out_everywhere_refuses_all_that_was_issued_and_nothing_after(world:
         assert world.refresh(one["refresh_token"])[0] == 400
     assert world.call(again["access_token"]) == 200
     assert world.call(other["access_token"]) == 200
+
+
+def test_a_page_s_cookie_is_let_through_and_from_another_site_it_is_not(world: World) -> None:
+    """What the token service puts into the browser is what the sidecar looks for."""
+    page = app("page", scopes=("read",), cookies=True)
+    world.tokens.add(page)
+    said = assertion(world.login, "dora", azp=page.id)
+    form = {
+        "grant_type": TOKEN_EXCHANGE,
+        "client_id": page.id,
+        "subject_token": said,
+        "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
+    }
+    answer = world.tokens.http.post("/oauth2/token", data=form, headers={"origin": ISSUER})
+    (cookie,) = (
+        line.partition(";")[0]
+        for line in answer.headers.get_list("set-cookie")
+        if line.startswith("__Host-access=")
+    )
+
+    def call(method: str, site: str) -> int:
+        headers = [("cookie", f"theme=dark; {cookie}"), ("sec-fetch-site", site)]
+        return world.deployment.get("/hello", method=method, headers=headers).status
+
+    assert call("GET", "cross-site") == 200  # a link from elsewhere
+    assert call("POST", "same-origin") == 200
+    assert call("POST", "cross-site") == 403
 
 
 def test_issuing_goes_on_after_a_failover_and_says_503_meanwhile(world: World) -> None:

@@ -40,6 +40,8 @@ class StaticKeys:
 
     def __init__(self) -> None:
         self.sealed = False
+        self.unknown = False
+        """They could not be read since the start."""
         self.signed = 0
         self._signer = LocalSigner(SigningKey(KID, "ES256", ec_key()))
         self._public = jwk(ec_key(), KID)
@@ -60,6 +62,8 @@ class StaticKeys:
         return {"keys": [self._public]}
 
     def verification(self) -> KeySet:
+        if self.unknown:
+            raise SigningUnavailableError("Vault is sealed", retry_after=5)
         return KeySet([read_key(self._public, ["ES256"])])
 
     async def refresh(self) -> None:

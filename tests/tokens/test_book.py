@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from authz.revocation.redis.writer import MAX_ENTRIES
+from authz.settings import MAX_LEEWAY
 from authz.tokens.book import MAX_ENDED, Book, Change
 from authz.tokens.refresh import Family
 from authz.tokens.session import MAX_LIVE_TOKENS, Session
@@ -62,7 +63,7 @@ def test_a_cap_that_was_lowered_takes_several_log_ins() -> None:
 
 
 def test_to_end_a_session_revokes_its_living_tokens() -> None:
-    session = replace(a_session("S"), tokens={"dead": int(NOW), "alive": LATER})
+    session = replace(a_session("S"), tokens={"dead": int(NOW - MAX_LEEWAY), "alive": LATER})
     change = a_book(session, a_session("other")).end("S", "bored", NOW)
     assert change == Change(gone=("S",), ended=1, revoked={"alive": LATER}, reason="bored")
     assert a_book(session).end("other", "bored", NOW) is None

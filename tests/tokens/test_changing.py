@@ -1,5 +1,6 @@
 """Several who change the same sessions at once, and changes whose answer is lost."""
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
@@ -157,6 +158,23 @@ async def test_what_no_replica_confirms_is_not_given_out(cluster: ValkeyCluster)
         cluster.freeze(cluster.replica_of(2))
         with pytest.raises(StoreError, match="0 of 1 replicas"):
             await service.refresh(first)
+        cluster.heal()
+        await service.refreshed(first)
+
+
+async def test_those_who_wait_for_their_turn_do_not_wait_for_all_before_them(
+    cluster: ValkeyCluster,
+) -> None:
+    """Each change fails after its time. With ten at once the last one would wait for ten times."""
+    quick = {"wait_replicas": 1, "wait_timeout": 0.1, "write_timeout": 0.4}
+    async with serving(cluster.url, store=quick) as service:
+        first = await service.log_in(new_subject(2))
+        cluster.freeze(cluster.replica_of(2))
+        started = time.monotonic()
+        tries = (service.refresh(first) for _ in range(10))
+        results = await asyncio.gather(*tries, return_exceptions=True)
+        assert time.monotonic() - started < 3 * 0.4 + 0.5
+        assert all(isinstance(result, StoreError) for result in results), results
         cluster.heal()
         await service.refreshed(first)
 

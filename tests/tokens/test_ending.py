@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from authz.keys.signer import SigningUnavailableError
 from authz.revocation.store import StoreError
 from authz.tokens.grant import Refusal, Revoked
 from support.cluster import ValkeyCluster
@@ -33,6 +34,19 @@ async def test_a_session_that_is_ended_takes_its_tokens_with_it(cluster: ValkeyC
         assert not await service.issuer.end_session("alice", first.sid, a_note(), now)
         assert not await service.issuer.end_session("bob", other.sid or "", a_note(), now)
         await service.refreshed(other)
+
+
+async def test_a_token_in_its_last_leeway_is_revoked_with_its_session(
+    cluster: ValkeyCluster,
+) -> None:
+    """Sidecars take it for as long as that after its `exp`."""
+    async with serving(cluster.url) as service:
+        now = time.time()
+        first = await service.log_in("alice", now=now - 60, lifetime=60)
+        plain = await service.log_in("alice", now=now - 60, lifetime=60, refreshable=False)
+        for one in (first, plain):
+            assert await service.issuer.end_session("alice", one.sid or "", a_note(), now + 4)
+        assert await service.is_good(first, plain) == [False, False]
 
 
 async def test_log_out_everywhere_ends_all_sessions_and_all_tokens(
@@ -183,6 +197,22 @@ async def test_what_is_no_token_of_ours_is_no_error(cluster: ValkeyCluster, text
     async with serving(cluster.url) as service:
         assert await service.issuer.revoke(text, CLIENT, time.time()) is Revoked.NOTHING
         assert await service.issuer.introspect(text, time.time()) == {"active": False}
+
+
+async def test_while_no_key_is_known_nobody_is_told_that_a_token_is_none(
+    cluster: ValkeyCluster,
+) -> None:
+    """Vault has been sealed since the start: a token to be revoked must not be taken for a text."""
+    async with serving(cluster.url) as service:
+        first = await service.log_in()
+        service.keys.unknown = True
+        for ask in (
+            service.issuer.revoke(first.access_token, CLIENT, time.time()),
+            service.issuer.introspect(first.access_token, time.time()),
+        ):
+            with pytest.raises(SigningUnavailableError):
+                await ask
+        assert await service.issuer.revoke("junk", CLIENT, time.time()) is Revoked.NOTHING
 
 
 async def test_introspection_shows_a_living_token_and_nothing_of_any_other(

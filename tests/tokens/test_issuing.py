@@ -7,11 +7,13 @@ from typing import Any
 import jwt
 import pytest
 
+from authz.check.jose import MAX_TOKEN_BYTES
 from authz.check.token import Identity
 from authz.check.verifier import Verified, Verifier
 from authz.keys.signer import SigningUnavailableError
 from authz.revocation.record import blacklist_key
 from authz.settings import IssuerSettings
+from authz.tokens.encryption import TokenTooLargeError
 from authz.tokens.grant import Refusal
 from support.cluster import ValkeyCluster
 from support.jwks import AUDIENCE, ISSUER, ec_key
@@ -89,6 +91,13 @@ async def test_no_token_lives_for_longer_than_a_day_or_its_session(cluster: Valk
         within = await service.log_in(lifetime=1e9)
     assert [one.expires_in for one in (long, short)] == [86_400, 3]
     assert within.expires_in in {199, 200}
+
+
+async def test_a_token_that_no_sidecar_would_take_is_not_issued(cluster: ValkeyCluster) -> None:
+    async with serving(cluster.url) as service:
+        with pytest.raises(TokenTooLargeError):
+            await service.log_in("a" * MAX_TOKEN_BYTES)
+    assert cluster.keys() == []
 
 
 async def test_a_clients_own_token_needs_no_store(cluster: ValkeyCluster) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
 import pytest
 from hypothesis import Phase, given, settings
@@ -175,7 +176,11 @@ def test_every_token_has_the_fate_that_the_model_says(
     server: ValkeyServer, steps: list[tuple[str, float, int, int]]
 ) -> None:
     async def run() -> None:
-        limits = {"refresh_grace": GRACE, "refresh_lifetime": IDLE, "max_sessions": MOST}
+        limits: dict[str, Any] = {
+            "refresh_grace": GRACE,
+            "refresh_lifetime": IDLE,
+            "max_sessions": MOST,
+        }
         async with serving(server.url, **limits) as one, serving(server.url, **limits) as two:
             await Course([one, two]).run(steps)
 

@@ -22,6 +22,7 @@ from authz.tokens.refresh import (
 USER = user_digest("https://issuer.example", "alice")
 NOW = 1_800_000_000.0
 GRACE = 10.0
+AHEAD = 5.0
 
 
 def a_token(bucket: int = 7) -> RefreshToken:
@@ -30,7 +31,7 @@ def a_token(bucket: int = 7) -> RefreshToken:
 
 def used(token: RefreshToken, now: float = NOW) -> Rotation:
     """The first use of a token."""
-    rotation = rotate(Family(token.digest), token, salt="salt-1", now=now, grace=GRACE)
+    rotation = rotate(Family(token.digest), token, salt="salt-1", now=now, grace=GRACE, ahead=AHEAD)
     assert rotation is not None
     return rotation
 
@@ -88,23 +89,32 @@ def test_within_its_grace_a_token_gives_the_same_successor_again_and_changes_not
     token = a_token()
     first = used(token)
     for later in (0.0, 1.0, GRACE - 0.001):
-        again = rotate(first.family, token, salt="other", now=NOW + later, grace=GRACE)
+        again = rotate(first.family, token, salt="other", now=NOW + later, grace=GRACE, ahead=AHEAD)
         assert again == Rotation(first.family, first.token, raced=True)
 
 
 def test_after_its_grace_it_gives_nothing() -> None:
     token = a_token()
     family = used(token).family
-    assert rotate(family, token, salt="other", now=NOW + GRACE, grace=GRACE) is None
+    assert rotate(family, token, salt="other", now=NOW + GRACE, grace=GRACE, ahead=AHEAD) is None
+
+
+@pytest.mark.parametrize(("ahead", "is_one"), [(4.9, True), (5.1, False), (3600.0, False)])
+def test_a_grace_that_a_wrong_clock_wrote_down_is_none(ahead: float, is_one: bool) -> None:
+    """Or it would last for hours. Clocks may be apart by the leeway."""
+    token = a_token()
+    family = used(token, NOW + ahead).family
+    again = rotate(family, token, salt="other", now=NOW, grace=GRACE, ahead=AHEAD)
+    assert (again is not None) is is_one
 
 
 def test_a_token_from_before_the_one_before_gives_nothing_at_once() -> None:
     """However young it is: whoever has used its successor has had it in hand."""
     token = a_token()
     first = used(token)
-    second = rotate(first.family, first.token, salt="salt-2", now=NOW + 1, grace=GRACE)
+    second = rotate(first.family, first.token, salt="salt-2", now=NOW + 1, grace=GRACE, ahead=AHEAD)
     assert second is not None
-    assert rotate(second.family, token, salt="other", now=NOW + 1, grace=GRACE) is None
+    assert rotate(second.family, token, salt="other", now=NOW + 1, grace=GRACE, ahead=AHEAD) is None
 
 
 def test_the_successor_can_not_be_made_of_what_the_store_has() -> None:

@@ -3,12 +3,14 @@
 import asyncio
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
-from authz.tokens.grant import Issued, RefreshRefused, Refusal
+from authz.tokens.encryption import MixedAudiencesError
+from authz.tokens.grant import Issued, RefreshRefused, Refusal, Revoked
 from authz.tokens.refresh import RefreshToken
 from support.cluster import ValkeyCluster
-from support.tokens import claims_of, serving
+from support.tokens import CLIENT, claims_of, serving
 
 CNF = {"jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"}
 OTHER = {"jkt": "another"}
@@ -126,6 +128,38 @@ async def test_who_knows_a_session_but_has_had_no_refresh_token_of_it_can_not_en
         far = replace(genuine, bucket=65_535)
         for token in (made_up.dump(), moved.dump(), far.dump(), "", "rt1_", first.access_token):
             assert await service.refusal(token) is Refusal.UNKNOWN
+        await service.refreshed(first)
+
+
+async def test_a_session_of_another_issuer_in_the_same_store_is_unknown(
+    cluster: ValkeyCluster,
+) -> None:
+    """Or its token would name this issuer, and a revocation the other one."""
+    async with (
+        serving(cluster.url) as ours,
+        serving(cluster.url, issuer="https://another.example") as theirs,
+    ):
+        first = await theirs.log_in("alice")
+        assert await ours.refusal(first) is Refusal.UNKNOWN
+        text, now = first.refresh_token or "", time.time()
+        assert await ours.issuer.revoke(text, CLIENT, now) is Revoked.NOTHING
+        assert await ours.issuer.introspect(text, now) == {"active": False}
+        await theirs.refreshed(first)
+
+
+async def test_audiences_that_can_no_longer_share_a_token_end_in_a_refusal(
+    cluster: ValkeyCluster,
+) -> None:
+    """The settings have changed. Nothing is used up, should they change back."""
+
+    def mixed(text: str, audiences: Sequence[str]) -> str:
+        raise MixedAudiencesError
+
+    async with serving(cluster.url) as service:
+        first = await service.log_in()
+        service.issuer._mint._encrypt = mixed
+        assert await service.refusal(first) is Refusal.UNSHARED
+        service.issuer._mint._encrypt = None
         await service.refreshed(first)
 
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from authz.settings import MAX_LEEWAY
 from authz.tokens.refresh import Family
 from authz.tokens.session import MAX_LIVE_TOKENS, Session, SessionError
 
@@ -78,11 +79,21 @@ def test_it_is_over_with_its_last_token_or_when_it_can_not_be_refreshed_whicheve
     assert not a_session(tokens={"T": int(NOW) + 2000}).is_over(NOW + 1999)
     plain = a_session(tokens={"T": int(NOW) + 60}, family=None)
     assert not plain.is_over(NOW + 59)
-    assert plain.is_over(NOW + 60)
+    assert plain.is_over(NOW + 60 + MAX_LEEWAY)
+
+
+def test_a_token_lives_on_for_the_longest_leeway_and_its_user_is_told_of_its_end() -> None:
+    """A sidecar may take it so long, so it has to be revoked with its session."""
+    plain = a_session(tokens={"T": int(NOW)}, family=None)
+    assert plain.living_tokens(NOW + MAX_LEEWAY - 1) == {"T": int(NOW)}
+    assert not plain.is_over(NOW + MAX_LEEWAY - 1)
+    assert plain.living_tokens(NOW + MAX_LEEWAY) == {}
+    assert plain.info(NOW).tokens == 0
+    assert plain.info(NOW).expires == NOW
 
 
 def test_a_new_access_token_sweeps_out_those_that_have_expired() -> None:
-    session = a_session(tokens={"old": int(NOW), "young": int(NOW) + 1})
+    session = a_session(tokens={"old": int(NOW - MAX_LEEWAY), "young": int(NOW) + 1})
     left, surplus = session.with_token("new", int(NOW) + 900, NOW)
     assert left.tokens == {"young": int(NOW) + 1, "new": int(NOW) + 900}
     assert surplus == {}

@@ -31,10 +31,8 @@ class Store:
         self.mishap = "none"
         """What becomes of the next call: `none`, `call lost`, `answer lost`, `unreachable`."""
 
-    def use(
-        self, bucket: int, name: str, until: float, waited: float = 0.0
-    ) -> Awaitable[Use] | Unavailable:
-        del bucket, until, waited
+    def use(self, bucket: int, name: str, until: float) -> Awaitable[Use] | Unavailable:
+        del bucket, until
         if self.mishap == "unreachable":
             return Unavailable("breaker_open")
         return self._use(name)

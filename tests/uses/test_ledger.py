@@ -164,21 +164,6 @@ async def test_a_server_that_hangs_makes_nobody_wait_longer(valkey: ValkeyServer
         assert time.monotonic() - started < 0.4
 
 
-async def test_who_waited_before_has_the_rest_of_the_time(valkey: ValkeyServer) -> None:
-    """And the node is judged by the whole of it."""
-    async with opened(valkey.url, timeout=0.2) as told:
-        valkey.freeze()
-        until, started = time.time() + 60, time.monotonic()
-        assert told.store.use(BUCKET, new_name(), until, 0.2) == Unavailable("timeout")
-        answer = told.store.use(BUCKET, new_name(), until, 0.15)
-        assert isinstance(answer, Awaitable)
-        assert await answer == Unavailable("timeout")
-        assert 0.04 < time.monotonic() - started < 0.15
-        (breaker,) = told.store.breakers().values()
-        await eventually(lambda: breaker.status(0)["failures_in_a_row"] == 1, "judged")
-        assert time.monotonic() - started > 0.19
-
-
 async def test_a_check_that_went_away_has_used_nothing(valkey: ValkeyServer) -> None:
     """Unless the store had got the call."""
     name, until = new_name(), time.time() + 60.5

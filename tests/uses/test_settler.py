@@ -2,14 +2,15 @@
 
 import time
 from collections.abc import Awaitable
+from functools import partial
 from itertools import count
 
-from authz.revocation.record import Unavailable
+from authz.revocation.record import Clear, Unavailable
 from authz.uses.ledger import Ledger
 from authz.uses.owed import BATCH, OwedUses
 from authz.uses.record import FIRST, USED, Use, used_key
 from authz.uses.settler import Settler
-from support.revocations import BUCKETS, opened
+from support.revocations import BUCKETS, Opened, opened, token_ref
 from support.valkey import ValkeyServer
 from support.waiting import eventually
 
@@ -25,10 +26,8 @@ class Store:
         self.written: list[str] = []
         self.refused = 0
 
-    def use(
-        self, bucket: int, name: str, until: float, waited: float = 0.0
-    ) -> Awaitable[Use] | Unavailable:
-        del until, waited
+    def use(self, bucket: int, name: str, until: float) -> Awaitable[Use] | Unavailable:
+        del until
         if bucket in self.silent:
             self.refused += 1
             return Unavailable("breaker_open")
@@ -37,6 +36,10 @@ class Store:
 
     async def _say(self, use: Use) -> Use:
         return use
+
+
+async def answers(told: Opened) -> bool:
+    return await told.find(token_ref()) == Clear()
 
 
 async def use(ledger: Ledger, name: str, until: float) -> Use:
@@ -63,7 +66,7 @@ async def test_after_an_outage_the_store_is_told_and_other_sidecars_refuse(
         await eventually(lambda: not ledger.owed, "written down")
         assert ledger.owed.settled == {"written": 1, "present": 0, "expired": 0, "dropped": 0}
         assert valkey.client.exists(used_key(3, passed))
-        await eventually(lambda: other.store.status()["connected"], "connected")
+        await eventually(partial(answers, other), "the other one has noticed")
         for name, expected in ((passed, USED), (refused, FIRST)):
             assert await use(elsewhere, name, until) == expected
         await settler.aclose()

@@ -92,6 +92,11 @@ class ScriptRunner:
         self._settings = settings
         self._nodes = nodes
 
+    @property
+    def write_timeout(self) -> float:
+        """Seconds that a call may take, its repetitions included."""
+        return self._settings.write_timeout
+
     async def run(
         self, bucket: int, script: Script, keys: Sequence[str], arguments: Sequence[Argument]
     ) -> Ran:

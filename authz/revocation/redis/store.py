@@ -5,7 +5,7 @@ there.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
 from typing import Any
 
 from authz.revocation.entry import Entry
@@ -24,10 +24,6 @@ from authz.revocation.redis.writer import Writer, Written
 from authz.revocation.store import Acknowledgement, TokenRevocation, Trace, UserRevocation
 from authz.settings import FeedSettings, StoreSettings
 from authz.uses.record import Use
-
-HARDLY = 0.001
-"""Seconds of waiting that are not counted: a check that asks for the first time has none behind
-it, but the time that it takes itself."""
 
 
 class RedisStore:
@@ -65,19 +61,14 @@ class RedisStore:
         lane.submit(lookup)
         return lookup.answer
 
-    def use(
-        self, bucket: int, name: str, until: float, waited: float = 0.0
-    ) -> Awaitable[Use] | Unavailable:
-        """As `UseStore.use`. What is awaited is the caller's alone."""
-        left = self._settings.timeout - waited
-        if left <= 0:
-            return Unavailable("timeout")
+    def use(self, bucket: int, name: str, until: float) -> asyncio.Future[Use] | Unavailable:
+        """As `UseStore.use`. The future is the caller's alone."""
         lane = self._lane(bucket)
         if isinstance(lane, Unavailable):
             return lane
         usage = Usage(bucket, name, until, self._loop.create_future())
         lane.submit(usage)
-        return usage.answer if waited < HARDLY else _within(left, usage.answer)
+        return usage.answer
 
     def _lane(self, bucket: int) -> Lane | Unavailable:
         """The way to whoever has the bucket, if a check may take it."""
@@ -183,12 +174,3 @@ class RedisStore:
     def status(self) -> dict[str, Any]:
         """As `RevocationStore.status`."""
         return self._nodes.status()
-
-
-async def _within(seconds: float, answer: asyncio.Future[Use]) -> Use:
-    """The answer, if it comes in time. The lane goes on waiting for it, and judges the node."""
-    try:
-        async with asyncio.timeout(seconds):
-            return await asyncio.shield(answer)
-    except TimeoutError:
-        return Unavailable("timeout")

@@ -36,8 +36,8 @@ MAX_WAITING = 64
 
 REMEMBERED = 10_000
 REMEMBERED_FOR = 300.0
-"""Secrets that were right, and seconds. A client that asks often pays for one hash in five minutes;
-each entry has about 200 bytes."""
+"""Secrets that were right, and seconds since they last were. A client that asks all the time pays
+for one hash; each entry has about 200 bytes."""
 
 Outcome = Literal["right", "wrong", "busy"]
 
@@ -69,10 +69,15 @@ class SecretHasher:
         return self._argon2.hash(secret)
 
     def remembers(self, client: Client | None, secret: str, now: float) -> bool:
-        """Whether this secret is known to be right without another hash."""
-        return client is not None and any(
-            self._name(one.hash, secret) in self._right for one in client.usable_secrets(now)
-        )
+        """Whether this secret is known to be right without another hash. If so, for as long again:
+        a client that keeps asking is never held up by those who guess.
+        """
+        for one in [] if client is None else client.usable_secrets(now):
+            name = self._name(one.hash, secret)
+            if name in self._right:
+                self._right[name] = None
+                return True
+        return False
 
     async def compare(self, client: Client | None, secret: str, now: float) -> Outcome:
         """Whether the secret is one of the client's. `busy`: too many are being compared.

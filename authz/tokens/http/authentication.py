@@ -14,6 +14,7 @@ from starlette.requests import Request
 from authz.tokens.clients.client import Client
 from authz.tokens.clients.secret import SecretHasher
 from authz.tokens.clients.store import ClientStore
+from authz.tokens.http.address import limited_by
 from authz.tokens.http.errors import invalid_client, invalid_request, unavailable
 from authz.tokens.http.form import Form
 from authz.tokens.http.throttle import Throttle
@@ -56,19 +57,21 @@ class Authenticator:
         await self._throttle.look("failures_address", address)
         shown = _shown(request, form)
         client = await self._clients.get(shown.client_id)
-        fits = await self._fits(shown, client)
+        # From one place, or whoever knows a client's name could lock it out.
+        guesser = f"{shown.client_id} {limited_by(address)}"
+        fits = await self._fits(shown, client, guesser)
         if fits and client is not None and not client.disabled:
             return client
-        await self._throttle.note("failures_client", shown.client_id)
+        await self._throttle.note("failures_client", guesser)
         await self._throttle.note("failures_address", address)
         raise invalid_client(_WRONG)
 
-    async def _fits(self, shown: _Shown, client: Client | None) -> bool:
+    async def _fits(self, shown: _Shown, client: Client | None, guesser: str) -> bool:
         if shown.secret is None:
             return client is not None and client.public
         now = self._clock()
         if not self._hasher.remembers(client, shown.secret, now):
-            await self._throttle.look("failures_client", shown.client_id)
+            await self._throttle.look("failures_client", guesser)
         outcome = await self._hasher.compare(client, shown.secret, now)
         if outcome == "busy":
             raise unavailable("secrets_busy")

@@ -4,8 +4,9 @@ The access token's cookie is `__Host-access`, which the sidecar looks for. The r
 to OAuth's endpoints alone, so that no application behind Envoy ever sees it; a `__Host-` name would
 demand the path `/`. Both are HttpOnly and Secure, and the refresh token's is SameSite=Strict.
 
-SameSite lets pages of sibling domains through (`a.shop.example` and `b.shop.example`), so whoever
-refreshes or logs out with a cookie must also come from the issuer's own origin, or a trusted one.
+SameSite lets pages of sibling domains through (`a.shop.example` and `b.shop.example`), and doesn't
+keep a cookie from being set. So whoever logs in, refreshes or logs out with cookies must also come
+from the issuer's own origin, or a trusted one.
 """
 
 from collections.abc import Iterator
@@ -52,16 +53,12 @@ class Cookies:
     def refresh_token(self, request: Request) -> str | None:
         """The refresh token that came by cookie, if one did.
 
-        OAuthError: the page that sent it may be somebody else's, or two came: one of them was set
-        by a sibling domain.
+        Call `require_own_page` before. OAuthError: two came, one of them set by a sibling domain.
         """
         found = list(_cookies(request, REFRESH))
-        if not found:
-            return None
-        self.require_own_page(request)
         if len(found) > 1:
             raise invalid_request("two refresh cookies came")
-        return found[0]
+        return found[0] if found else None
 
     def require_own_page(self, request: Request) -> None:
         """OAuthError: it isn't known that a page of ours sent this.

@@ -39,6 +39,7 @@ async def revoke(parts: Parts, cookies: Cookies, request: Request) -> Response:
 def _token(cookies: Cookies, client: Client, request: Request, form: Form) -> str:
     token = form.get("token")
     if token is None and client.cookies:
+        cookies.require_own_page(request)
         token = cookies.refresh_token(request)
     if token is None:
         raise invalid_request("token is missing")

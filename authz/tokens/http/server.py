@@ -9,11 +9,13 @@ import contextlib
 import errno
 import json
 import os
+import resource
 import socket
 import time
 from collections.abc import Generator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import h11
 import structlog
@@ -46,7 +48,10 @@ LOOK_EVERY = 0.02
 is looked whether any is left. Half of the time to drain at most."""
 
 MAX_CONNECTIONS = 4096
-"""At a time. Each takes about 10 KiB; the usual limit of descriptors is 1024 to 1048576."""
+"""At a time. Each takes about 10 KiB, and a descriptor."""
+
+SPARE_DESCRIPTORS = 256
+"""For all else: files, the store's nodes, the admin server, Vault."""
 
 BACKLOG = 1024
 
@@ -56,13 +61,15 @@ log = structlog.get_logger(__name__)
 class _Protocol(H11Protocol):
     """One connection."""
 
+    most: ClassVar[int]
+    """Connections at a time."""
     _head_timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Too many at a time are closed unread: they get no memory."""
         super().connection_made(transport)
-        if len(self.connections) > MAX_CONNECTIONS:
+        if len(self.connections) > self.most:
             transport.abort()
             return
         self._await_head()
@@ -136,14 +143,51 @@ class _Uvicorn(uvicorn.Server):
         """Connections are taken."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and say so."""
-        await super().startup(sockets)
+        """Listen, and say so. As uvicorn does, which gives a TLS handshake a minute."""
+        config = self.config
+        limit = None if config.ssl is None else HEAD_TIMEOUT
+        loop = asyncio.get_running_loop()
+        self.servers = [
+            await loop.create_server(
+                partial(_protocol_of(config), config, self.server_state, self.lifespan.state),
+                sock=one,
+                ssl=config.ssl,
+                backlog=BACKLOG,
+                ssl_handshake_timeout=limit,
+            )
+            for one in sockets or []
+        ]
+        self.started = True
         self.up.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
         """Signals are the process's business."""
         yield
+
+
+def _protocol_of(config: uvicorn.Config) -> type[_Protocol]:
+    """The one that `HttpServer` gave it."""
+    protocol = config.http_protocol_class
+    if not issubclass(protocol, _Protocol):
+        raise TypeError(protocol)
+    return protocol
+
+
+def most_connections() -> int:
+    """As many as there are descriptors for, after the process' own limit was raised as far as it
+    may be: a shell's is often 1024.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_CONNECTIONS + SPARE_DESCRIPTORS
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        with contextlib.suppress(OSError, ValueError):  # macOS has bounds of its own
+            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if soft == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    return max(1, min(MAX_CONNECTIONS, soft - SPARE_DESCRIPTORS))
 
 
 class HttpServer:
@@ -163,7 +207,7 @@ class HttpServer:
             options = {"ssl_certfile": str(tls.cert_file), "ssl_keyfile": str(tls.key_file)}
         self._config = uvicorn.Config(
             app,
-            http=_Protocol,
+            http=type("_Connection", (_Protocol,), {"most": most_connections()}),
             ws="none",
             lifespan="off",
             log_config=None,

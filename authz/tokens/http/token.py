@@ -69,6 +69,9 @@ class TokenEndpoint:
             raise OAuthError(400, "unsupported_grant_type", f"use one of {' '.join(GRANTS)}")
         if grant not in client.grants:
             raise unauthorized_client("this client may not use this grant")
+        if client.cookies:
+            # Also to log in: or another's page could log its visitors in as somebody else.
+            self._cookies.require_own_page(request)
         limit: Limit = "refresh_client" if refreshing else "issue_client"
         await parts.throttle.admit(limit, client.id, proven=not client.public)
         proven = await parts.proofs.of(request, parts.paths.url("/oauth2/token"), parts.clock())
@@ -168,7 +171,7 @@ class TokenEndpoint:
         wanted = RefreshRequest(
             token=token,
             client_id=client.id,
-            scopes=None if asked is None else tuple(_split_scopes(asked)),
+            scopes=None if asked is None else tuple(dict.fromkeys(_split_scopes(asked))),
             cnf=cnf,
             address=_about(client, request, form, address)[1],
         )
@@ -230,7 +233,7 @@ class TokenEndpoint:
             body["issued_token_type"] = ACCESS_TOKEN
         if client.cookies:
             response = JSONResponse(body)
-            self._cookies.give(response, issued, self._parts.settings.session_lifetime)
+            self._cookies.give(response, issued, self._parts.settings.refresh_lifetime)
             return response
         body["access_token"] = issued.access_token
         if issued.refresh_token is not None:

@@ -43,6 +43,23 @@ async def test_a_secret_that_was_right_is_not_hashed_again(
     assert hasher.hashes == 1
 
 
+async def test_a_secret_in_use_stays_remembered_and_one_that_is_not_does_not(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a client that asks all the time is not held up by those who guess its secret."""
+    monkeypatch.setattr(secret_module, "REMEMBERED_FOR", 0.5)
+    hasher = SecretHasher()
+    await hasher.compare(client, SECRET, NOW)
+    until = time.monotonic() + 1.0
+    while time.monotonic() < until:
+        assert hasher.remembers(client, SECRET, NOW)
+        await asyncio.sleep(0.02)
+    assert hasher.hashes == 1
+    await asyncio.sleep(0.6)
+    assert not hasher.remembers(client, SECRET, NOW)
+    hasher.close()
+
+
 async def test_all_who_come_with_the_same_secret_share_one_hash(
     hasher: SecretHasher, client: Client
 ) -> None:

@@ -26,14 +26,14 @@ def cookies_of(answer: httpx.Response) -> dict[str, "Morsel[str]"]:
     return dict(found)
 
 
-def log_in(world: World) -> httpx.Response:
+def log_in(world: World, **headers: str) -> httpx.Response:
     form = {
         "grant_type": TOKEN_EXCHANGE,
         "client_id": world.page.id,
         "subject_token": assertion(world.login, f"u-{uuid4().hex[:8]}", azp=world.page.id),
         "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
     }
-    return post(world, "/oauth2/token", form, **{"user-agent": "Browser/1.0"})
+    return post(world, "/oauth2/token", form, **(headers or OWN_PAGE))
 
 
 def refresh(world: World, token: str, **headers: str) -> httpx.Response:
@@ -53,7 +53,7 @@ def test_no_script_ever_sees_a_token(world: World) -> None:
         assert not cookie["domain"]
         assert cookie["samesite"] == "strict"
     assert (access["path"], refreshing["path"]) == ("/", "/oauth2")
-    assert access["max-age"] == "900"
+    assert (access["max-age"], refreshing["max-age"]) == ("900", str(14 * 86_400))
 
 
 def test_a_page_of_ours_refreshes_with_its_cookie(world: World) -> None:
@@ -91,6 +91,14 @@ def test_from_another_page_a_cookie_counts_for_nothing(
     answer = refresh(world, token, **headers)
     assert (answer.status_code, answer.json()["error"]) == (403, "invalid_request")
     assert refresh(world, token, **OWN_PAGE).is_success  # it was not used up
+
+
+def test_another_page_can_not_log_its_visitors_in(world: World) -> None:
+    """As somebody else, that is: a cookie can be set across sites, whatever its SameSite says."""
+    for headers in ({"origin": "https://evil.example"}, {"sec-fetch-site": "cross-site"}):
+        answer = log_in(world, **headers)
+        assert (answer.status_code, answer.json()["error"]) == (403, "invalid_request")
+        assert not answer.headers.get_list("set-cookie")
 
 
 def test_two_refresh_cookies_are_refused(world: World) -> None:

@@ -137,13 +137,16 @@ def test_nobody_can_use_up_what_another_may_do(limited: Limited) -> None:
 
 def test_whoever_guesses_secrets_is_stopped_and_its_owner_is_not(limited: Limited) -> None:
     """Or anybody could lock a client out by naming it."""
-    client = limited.add(new_client())
+    known, new = limited.add(new_client()), limited.add(new_client())
     secret = "a-secret-of-a-test-client-which-is-no-secret"
-    assert limited.token(client, secret, "192.0.2.1").status_code == 200
-    for n in range(3):
-        assert limited.token(client, "guess", f"192.0.2.{n + 10}").status_code == 401
-    assert_limited(limited.token(client, "guess", "192.0.2.20"), "client")
-    assert limited.token(client, secret, "192.0.2.1").status_code == 200
+    assert limited.token(known, secret, "192.0.2.1").status_code == 200
+    for client, guessers in ((known, "192.0.2.10"), (new, "192.0.2.11")):
+        for _ in range(3):
+            assert limited.token(client, "guess", guessers).status_code == 401
+        assert_limited(limited.token(client, "guess", guessers), "client")
+        assert limited.token(client, secret, "192.0.2.1").status_code == 200
+    assert limited.token(known, secret, "192.0.2.10").status_code == 200  # it is remembered
+    assert_limited(limited.token(new, secret[:-1], "192.0.2.11"), "client")
 
 
 def test_an_address_that_guesses_is_stopped_whomever_it_names(limited: Limited) -> None:

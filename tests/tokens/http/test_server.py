@@ -1,6 +1,7 @@
 """Uvicorn as we run it: addresses, TLS, and clients that say nothing."""
 
 import asyncio
+import resource
 import shutil
 import socket
 import ssl
@@ -174,6 +175,37 @@ async def test_one_connection_too_many_is_closed(monkeypatch: pytest.MonkeyPatch
         assert (await kept[0][0].read()).startswith(b"HTTP/1.1 404")
         for _, one in kept:
             one.close()
+
+
+async def test_a_handshake_has_no_more_time_than_a_head(
+    monkeypatch: pytest.MonkeyPatch, certificates: Certificates
+) -> None:
+    monkeypatch.setattr(server_module, "HEAD_TIMEOUT", 0.1)
+    tls = TokensTlsSettings(cert_file=certificates.server, key_file=certificates.server_key)
+    port = free_port()
+    async with serving(f"{LOOPBACK}:{port}", tls):
+        reader, writer = await asyncio.open_connection(LOOPBACK, port)
+        await is_closed(reader)
+        writer.close()
+
+
+def test_connections_are_as_many_as_there_are_descriptors_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The limit of the process is raised as far as it may be."""
+    limits = [1024, 2000]
+
+    def change(_: int, new: tuple[int, int]) -> None:
+        limits[:] = new
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: tuple(limits))
+    monkeypatch.setattr(resource, "setrlimit", change)
+    assert server_module.most_connections() == 2000 - server_module.SPARE_DESCRIPTORS
+    limits[:] = [1024, 1_000_000]
+    assert server_module.most_connections() == server_module.MAX_CONNECTIONS
+    assert limits[0] < 1_000_000
+    limits[:] = [resource.RLIM_INFINITY, resource.RLIM_INFINITY]
+    assert server_module.most_connections() == server_module.MAX_CONNECTIONS
 
 
 async def test_an_error_of_our_own_is_told_to_the_log_alone(
