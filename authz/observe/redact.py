@@ -35,6 +35,10 @@ _USERINFO = re.compile(r"(?<=://)[^/\s\"']+@")
 """RFC 3986 section 3.2.1: `redis://user:password@host`. Up to the last `@`: one in a password ought
 to be percent-encoded, but may not be."""
 
+_PREFIXED = re.compile(r"(?:rt1_|\bhv[bsr]\.|\b[sb]\.(?=[A-Za-z0-9]{24}))[A-Za-z0-9_.-]{16,}+")
+"""Refresh tokens of the token service (`tokens.refresh.PREFIX`), and tokens of Vault or OpenBao:
+`hvs.`, `hvb.` and `hvr.`, before Vault 1.10 and in OpenBao `s.` and `b.` with 24 characters."""
+
 _PRIVATE_KEY = re.compile(
     r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----.*?(?:-----END (?:[A-Z]+ )*PRIVATE KEY-----|\Z)",
     re.DOTALL,
@@ -43,9 +47,13 @@ _PRIVATE_KEY = re.compile(
 
 
 def redact_text(text: str) -> str:
-    """The text with JWTs, user info in URLs and PEM private keys masked."""
+    """The text with JWTs, refresh tokens, Vault's tokens, user info in URLs and PEM private keys
+    masked.
+    """
     if "." in text:
         text = _DOTTED.sub(_mask_if_jose, text)
+    if "." in text or "rt1_" in text:
+        text = _PREFIXED.sub(MASK, text)
     if "@" in text:
         text = _USERINFO.sub(f"{MASK}@", text)
     if "-----BEGIN" in text:

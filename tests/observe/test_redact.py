@@ -11,8 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from authz.observe.redact import MASK, is_secret_name, redact, redact_text
+from authz.revocation.record import user_digest
+from authz.tokens.refresh import RefreshToken
 
 SECRET = "0123456789abcdef0123456789abcdef"
+REFRESH_TOKEN = RefreshToken(3, user_digest("i", "ann"), b"f" * 16, b"s" * 32).dump()
 TOKEN = jwt.encode({"sub": "ann", "iss": "https://issuer.example"}, SECRET, "HS256")
 
 
@@ -28,6 +31,9 @@ TOKEN = jwt.encode({"sub": "ann", "iss": "https://issuer.example"}, SECRET, "HS2
         (f"two: {TOKEN}, {TOKEN}", f"two: {MASK}, {MASK}"),
         ("redis://ann:hunter2@127.0.0.1:7001/0", f"redis://{MASK}@127.0.0.1:7001/0"),
         ("rediss+cluster://:hunter2@a:1,b:2", f"rediss+cluster://{MASK}@a:1,b:2"),
+        (f"refresh_token={REFRESH_TOKEN}&scope=read", f"refresh_token={MASK}&scope=read"),
+        ("token hvs.CAESIJ0123456789abcdefghij was", f"token {MASK} was"),
+        ("token s.0123456789abcdefghijABCD was", f"token {MASK} was"),
     ],
 )
 def test_a_secret_in_a_text_is_masked_and_the_rest_stays(text: str, masked: str) -> None:

@@ -9,13 +9,11 @@ import contextlib
 import errno
 import json
 import os
-import resource
 import socket
 import time
 from collections.abc import Generator
-from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import h11
 import structlog
@@ -27,13 +25,15 @@ from authz.addresses import split_host_port
 from authz.observe import events
 from authz.settings import SettingsError
 from authz.settings.token_http import TokensTlsSettings
+from authz.tokens.http.descriptors import connections_within
 
 MAX_HEAD = 32 * 1024
 """Bytes of request line and headers: a DPoP proof, an access token and cookies of 8 KiB each."""
 
 HEAD_TIMEOUT = 10.0
-"""Seconds from a connection to its first whole head, and from the first byte of a later head to its
-last. Uvicorn itself ends connections that idle between two requests (KEEP_ALIVE)."""
+"""Seconds for the TLS handshake, from a connection to its first whole head, and from the first byte
+of a later head to its last. Uvicorn itself ends connections that idle between two requests
+(KEEP_ALIVE)."""
 
 WRITE_TIMEOUT = 10.0
 """Seconds for which a client may leave unread what it was answered, once the buffers are full."""
@@ -48,10 +48,7 @@ LOOK_EVERY = 0.02
 is looked whether any is left. Half of the time to drain at most."""
 
 MAX_CONNECTIONS = 4096
-"""At a time. Each takes about 10 KiB, and a descriptor."""
-
-SPARE_DESCRIPTORS = 256
-"""For all else: files, the store's nodes, the admin server, Vault."""
+"""At a time, where there are descriptors for so many. Each takes about 10 KiB."""
 
 BACKLOG = 1024
 
@@ -59,10 +56,9 @@ log = structlog.get_logger(__name__)
 
 
 class _Protocol(H11Protocol):
-    """One connection."""
+    """One connection. Make none of this class: `_limited` says how many there may be."""
 
-    most: ClassVar[int]
-    """Connections at a time."""
+    most = 0
     _head_timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
 
@@ -136,6 +132,13 @@ class _Protocol(H11Protocol):
         self.transport.close()
 
 
+def _limited(most_connections: int) -> type[_Protocol]:
+    class Limited(_Protocol):
+        most = most_connections
+
+    return Limited
+
+
 class _Uvicorn(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -143,19 +146,21 @@ class _Uvicorn(uvicorn.Server):
         """Connections are taken."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and say so. As uvicorn does, which gives a TLS handshake a minute."""
-        config = self.config
-        limit = None if config.ssl is None else HEAD_TIMEOUT
-        loop = asyncio.get_running_loop()
+        """Listen on `sockets`, and say so. Uvicorn's own way has no limit on the time that a TLS
+        handshake may take but asyncio's, a minute, and doesn't count who is in it.
+        """
+        await self.lifespan.startup()  # none; what it leaves is asked for
+        protocol = _limited(connections_within(MAX_CONNECTIONS))
+        handshake = None if self.config.ssl is None else HEAD_TIMEOUT
         self.servers = [
-            await loop.create_server(
-                partial(_protocol_of(config), config, self.server_state, self.lifespan.state),
+            await asyncio.get_running_loop().create_server(
+                lambda: protocol(self.config, self.server_state, self.lifespan.state),
                 sock=one,
-                ssl=config.ssl,
+                ssl=self.config.ssl,
                 backlog=BACKLOG,
-                ssl_handshake_timeout=limit,
+                ssl_handshake_timeout=handshake,
             )
-            for one in sockets or []
+            for one in sockets or ()
         ]
         self.started = True
         self.up.set()
@@ -164,30 +169,6 @@ class _Uvicorn(uvicorn.Server):
     def capture_signals(self) -> Generator[None]:
         """Signals are the process's business."""
         yield
-
-
-def _protocol_of(config: uvicorn.Config) -> type[_Protocol]:
-    """The one that `HttpServer` gave it."""
-    protocol = config.http_protocol_class
-    if not issubclass(protocol, _Protocol):
-        raise TypeError(protocol)
-    return protocol
-
-
-def most_connections() -> int:
-    """As many as there are descriptors for, after the process' own limit was raised as far as it
-    may be: a shell's is often 1024.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_CONNECTIONS + SPARE_DESCRIPTORS
-    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < allowed:
-        with contextlib.suppress(OSError, ValueError):  # macOS has bounds of its own
-            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if soft == resource.RLIM_INFINITY:
-        return MAX_CONNECTIONS
-    return max(1, min(MAX_CONNECTIONS, soft - SPARE_DESCRIPTORS))
 
 
 class HttpServer:
@@ -207,7 +188,7 @@ class HttpServer:
             options = {"ssl_certfile": str(tls.cert_file), "ssl_keyfile": str(tls.key_file)}
         self._config = uvicorn.Config(
             app,
-            http=type("_Connection", (_Protocol,), {"most": most_connections()}),
+            http=_Protocol,
             ws="none",
             lifespan="off",
             log_config=None,

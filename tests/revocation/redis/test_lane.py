@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -13,6 +14,7 @@ from authz.revocation.redis.outage import MAX_IN_A_ROW, State
 from authz.revocation.redis.question import read_reply
 from authz.revocation.view import Revocations
 from authz.settings import MAX_LEEWAY, MAX_LIFETIME
+from authz.uses.record import FIRST
 from support.ports import LOOPBACK
 from support.proxy import TcpProxy
 from support.revocations import BUCKETS, Opened, of_token, opened, token_ref
@@ -112,6 +114,36 @@ async def test_nobody_waits_longer_than_the_timeout_for_a_server_that_hangs(
             finding, waited = await told.timed_find(token_ref())
             assert finding == Unavailable("timeout")
             assert TIMEOUT - 0.01 <= waited < TIMEOUT + SCHEDULING
+
+
+async def test_a_busy_sidecar_does_not_take_itself_for_a_slow_server(valkey: ValkeyServer) -> None:
+    """A reply is read some turns of the loop after it was asked for. Where each takes a third of
+    the time-out, as with many bad tokens at a time, the server is still believed to be well.
+    """
+    async with opened(valkey.url, timeout=TIMEOUT) as told:
+        assert await told.find(token_ref()) == Clear()
+        with busy(TIMEOUT / 3):
+            for number in range(MAX_IN_A_ROW):
+                assert await told.find(token_ref()) == Clear()
+                use = told.store.use(0, f"{number}".ljust(43, "-"), time.time() + 60)
+                assert not isinstance(use, Unavailable)
+                assert await use == FIRST
+        assert breaker_state(told) is State.CLOSED
+
+
+@contextmanager
+def busy(seconds: float) -> Iterator[None]:
+    """Let each turn of the running loop take so long."""
+    loop, working = asyncio.get_running_loop(), True
+
+    def work() -> None:
+        if working:
+            time.sleep(seconds)
+            loop.call_soon(work)
+
+    work()
+    yield
+    working = False
 
 
 async def test_an_open_breaker_costs_no_wait_and_closes_when_the_server_is_back(

@@ -1,7 +1,6 @@
 """Uvicorn as we run it: addresses, TLS, and clients that say nothing."""
 
 import asyncio
-import resource
 import shutil
 import socket
 import ssl
@@ -177,37 +176,6 @@ async def test_one_connection_too_many_is_closed(monkeypatch: pytest.MonkeyPatch
             one.close()
 
 
-async def test_a_handshake_has_no_more_time_than_a_head(
-    monkeypatch: pytest.MonkeyPatch, certificates: Certificates
-) -> None:
-    monkeypatch.setattr(server_module, "HEAD_TIMEOUT", 0.1)
-    tls = TokensTlsSettings(cert_file=certificates.server, key_file=certificates.server_key)
-    port = free_port()
-    async with serving(f"{LOOPBACK}:{port}", tls):
-        reader, writer = await asyncio.open_connection(LOOPBACK, port)
-        await is_closed(reader)
-        writer.close()
-
-
-def test_connections_are_as_many_as_there_are_descriptors_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The limit of the process is raised as far as it may be."""
-    limits = [1024, 2000]
-
-    def change(_: int, new: tuple[int, int]) -> None:
-        limits[:] = new
-
-    monkeypatch.setattr(resource, "getrlimit", lambda _: tuple(limits))
-    monkeypatch.setattr(resource, "setrlimit", change)
-    assert server_module.most_connections() == 2000 - server_module.SPARE_DESCRIPTORS
-    limits[:] = [1024, 1_000_000]
-    assert server_module.most_connections() == server_module.MAX_CONNECTIONS
-    assert limits[0] < 1_000_000
-    limits[:] = [resource.RLIM_INFINITY, resource.RLIM_INFINITY]
-    assert server_module.most_connections() == server_module.MAX_CONNECTIONS
-
-
 async def test_an_error_of_our_own_is_told_to_the_log_alone(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -273,3 +241,33 @@ async def test_too_many_at_a_time_are_told_to_come_back(monkeypatch: pytest.Monk
         assert (await first).status_code == 404
     assert second.status_code == 503
     assert int(second.headers["retry-after"]) >= 1
+
+
+async def test_a_handshake_that_does_not_begin_ends_soon(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "HEAD_TIMEOUT", 0.1)
+    tls = TokensTlsSettings(cert_file=certificates.server, key_file=certificates.server_key)
+    port = free_port()
+    async with serving(f"{LOOPBACK}:{port}", tls):
+        reader, writer = await asyncio.open_connection(LOOPBACK, port)
+        await is_closed(reader)
+        writer.close()
+
+
+async def test_no_more_connections_than_there_are_descriptors_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A process without descriptors can't even say that it is busy."""
+    monkeypatch.setattr(server_module, "connections_within", lambda _: 2)
+    port = free_port()
+    async with serving(f"{LOOPBACK}:{port}"):
+        kept = [await asyncio.open_connection(LOOPBACK, port) for _ in range(2)]
+        for _, writer in kept:
+            writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        for reader, _ in kept:
+            assert b"404" in await reader.readline()
+        beyond, writer = await asyncio.open_connection(LOOPBACK, port)
+        await is_closed(beyond)
+        for _, each in (*kept, (beyond, writer)):
+            each.close()
