@@ -344,6 +344,18 @@ def test_the_rights_in_the_store_are_those_that_are_tested() -> None:
     assert [set(rule.split()) for rule in rules] == [set(rule.split()) for rule in expected]
 
 
+# The threats
+
+
+def test_every_defence_names_a_test_that_proves_it() -> None:
+    """But for what is said not to be stopped, or to be in somebody else's hands."""
+    threats = text_of(REPOSITORY / "SECURITY.md").partition("\n## Threats\n")[2]
+    defences = re.findall(r"^- (?!\*\*)(.*)$", threats.partition("\n## ")[0], re.MULTILINE)
+    assert len(defences) > 50
+    for defence in defences:
+        assert "(tests/" in defence or "`make chaos`" in defence, defence
+
+
 # Links and names
 
 
