@@ -126,7 +126,7 @@ class TokenIssuer:
                 sid=refresh.sid,
                 subject=grant.subject,
                 client_id=grant.client_id,
-                scopes=grant.scopes,
+                scopes=tuple(minted.scopes),
                 audiences=grant.audiences,
                 issued=begun,
                 refreshed=max(begun, when.issued_at),

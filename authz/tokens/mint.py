@@ -66,6 +66,7 @@ class Mint:
         """SigningUnavailableError: no key can sign now. TokenTooLargeError: no sidecar would take
         it. MixedAudiencesError: its audiences want it encrypted to different keys.
         """
+        scopes = tuple(dict.fromkeys(scopes))  # each once, however often it was asked for
         claims = access_claims(
             when,
             issuer=self._issuer,

@@ -177,6 +177,7 @@ async def test_a_refresh_may_narrow_the_scope_and_never_widen_it(cluster: Valkey
         assert await service.refusal(first, scopes=("admin",)) is Refusal.SCOPE_TOO_WIDE
         narrow = await service.refreshed(first, scopes=("read",))
         assert (narrow.scope, claims_of(narrow)["scope"]) == ("read", "read")
+        assert (await service.refreshed(first, scopes=("read",) * 9)).scope == "read"
         nothing = await service.refreshed(narrow, scopes=())
         assert "scope" not in claims_of(nothing)
         wide = await service.refreshed(nothing)

@@ -40,6 +40,9 @@ LATE_TURNS = 16
 it is asked for to whoever waits. Where a busy sidecar takes 4 ms for each, 25 ms are over before it
 could read what Redis said within one, and nothing would be known while Redis is well. In a loop
 that has nothing else to do they are over at once."""
+BEHIND = 0.005
+"""Seconds by which a timer may be late in a loop that does its work. What is more is given back to
+the question: it was lost to the loop's own work, before Redis was asked or could be heard."""
 
 log = structlog.get_logger(__name__)
 
@@ -48,8 +51,9 @@ log = structlog.get_logger(__name__)
 class _Group:
     """The questions of one turn of the loop; they share a deadline."""
 
+    due: float
+    """When its time is over, by the loop's clock."""
     questions: list[Question] = field(default_factory=list)
-    timer: asyncio.TimerHandle | None = None
     late_turns: int = LATE_TURNS
     """That are left."""
 
@@ -111,8 +115,8 @@ class Lane:
         turns of the loop. Whoever calls has asked the breaker.
         """
         if self._group is None:
-            group = self._group = _Group()
-            group.timer = self._loop.call_later(self._timeout, self._expire, group)
+            group = self._group = _Group(self._loop.time() + self._timeout)
+            self._loop.call_at(group.due, self._expire, group)
             self._loop.call_soon(self._end_turn)
         self._group.questions.append(question)
         self._pending.append(question)
@@ -145,7 +149,10 @@ class Lane:
             return
         if group.late_turns > 0:
             group.late_turns -= 1
-            self._loop.call_soon(self._expire, group)
+            now = self._loop.time()
+            lost = min(now - group.due, self._timeout)
+            group.due = now + (lost if lost > BEHIND else 0)
+            self._loop.call_at(group.due, self._expire, group)
             return
         self._fail(f"no answer within {self._timeout * 1000:g} ms")
         for question in group.questions:

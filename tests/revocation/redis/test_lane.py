@@ -131,6 +131,19 @@ async def test_a_busy_sidecar_does_not_take_itself_for_a_slow_server(valkey: Val
         assert breaker_state(told) is State.CLOSED
 
 
+async def test_a_burst_that_keeps_the_loop_busy_is_answered_all_the_same(
+    valkey: ValkeyServer,
+) -> None:
+    """256 uses in one turn, and one turn behind it that takes longer than they may wait."""
+    async with opened(valkey.url, timeout=TIMEOUT) as told:
+        assert await told.find(token_ref()) == Clear()
+        uses = [told.store.use(0, f"{n}".ljust(43, "."), time.time() + 60) for n in range(256)]
+        asyncio.get_running_loop().call_soon(time.sleep, 2 * TIMEOUT)
+        awaited = [use for use in uses if not isinstance(use, Unavailable)]
+        assert await asyncio.gather(*awaited) == [FIRST] * 256
+        assert breaker_state(told) is State.CLOSED
+
+
 @contextmanager
 def busy(seconds: float) -> Iterator[None]:
     """Let each turn of the running loop take so long."""
