@@ -103,7 +103,7 @@ class ProofVerifier:
         if key is None:
             key = _key_of(jws)
         if expected.jkt is not None and key.thumbprint != expected.jkt:
-            return BadProof(Reason.BINDING_MISMATCH)
+            return BadProof(Reason.PROOF_INVALID, "key")  # section 4.3: the last of its checks
         jti = jws.claims.get("jti")
         if not isinstance(jti, str) or not is_header_text(jti):  # no lone surrogate: it is encoded
             return BadProof(Reason.PROOF_INVALID, "jti")

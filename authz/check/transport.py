@@ -15,7 +15,9 @@ class TransportGuard:
     of_cookies = False
 
     def __init__(self, exposed: Callable[[Identity], None] | None = None) -> None:
-        """`exposed` is told whose token came in the clear, and returns at once; None: nobody is."""
+        """`exposed` is told whose token came in the clear and is bound to nothing, and returns at
+        once; None: nobody is.
+        """
         self._exposed = exposed
 
     def look(self, presented: Presented) -> Verdict | None:
@@ -32,7 +34,8 @@ class TransportGuard:
                     identity=identity,
                     detail=f"authz.require_https needs {FORWARDED_PROTO_HEADER} from Envoy",
                 )
-            case "http" if self._exposed is not None:
+            # One that is bound is of no use to who read it, and whoever did could have it revoked.
+            case "http" if self._exposed is not None and presented.verified.confirmation is None:
                 self._exposed(identity)
         return deny(Reason.HTTPS_REQUIRED, identity=identity)
 

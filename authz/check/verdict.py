@@ -52,7 +52,7 @@ class Reason(Enum):
         "store_unavailable",
         503,
         "temporarily_unavailable",
-        "revocations cannot be looked up at the moment",
+        "the store cannot be asked at the moment",
     )
     # 401: no usable credential
     TOKEN_MISSING = _Meaning("token_missing", 401, "", "a bearer token is required")
@@ -120,7 +120,7 @@ class Reason(Enum):
         "binding_mismatch",
         401,
         "invalid_token",
-        "the token is bound to a key or certificate that did not come with it",
+        "the token is bound to a certificate that did not come with it",
     )
     BINDING_REQUIRED = _Meaning(
         "binding_required",

@@ -1,26 +1,17 @@
 """What a proof of possession (DPoP, RFC 9449) must be like."""
 
 import os
-import re
 from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from authz.addresses import check_origin
 from authz.durations import Duration
 from authz.settings.base import Section, SettingsError
 
 MIN_NONCE_SECRET_BYTES = 32
 """The size of the HMAC's output, as RFC 7518 section 3.2 asks for HS256."""
-
-_ORIGIN = re.compile(r"https?://[^/?#@\s]+", re.IGNORECASE)
-
-
-def _origin(value: str) -> str:
-    if not _ORIGIN.fullmatch(value):
-        msg = f"{value!r}: write scheme://host or scheme://host:port, as in https://api.example"
-        raise ValueError(msg)
-    return value
 
 
 class NonceSettings(Section):
@@ -47,7 +38,7 @@ class DpopSettings(Section):
     max_age: Annotated[Duration, Field(ge=1, le=600)] = 60.0
     """Since a proof's `iat`. Each is remembered for so long."""
     origins: (
-        Annotated[list[Annotated[str, AfterValidator(_origin)]], Field(min_length=1)] | None
+        Annotated[list[Annotated[str, AfterValidator(check_origin)]], Field(min_length=1)] | None
     ) = None
     """By which clients know us: `htu` must begin with one of them. Without it, it is compared with
     the host that the request names, which its sender chooses."""

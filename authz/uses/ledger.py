@@ -46,8 +46,8 @@ class Ledger:
         """Use a thing, which nobody can do again. At once where memory holds the answer, else an
         awaitable of at most `store.timeout`. Never raises for a failure of the store.
 
-        `unavailable`: what the store said to this check before. It isn't asked again, so that no
-        check waits for a time-out twice, and this is the answer where memory has none.
+        `unavailable`: what the store said to this check before. After a time-out it isn't asked
+        again, so that no check waits for one twice; that is the answer where memory has none.
 
         `name`: 43 characters of a digest, scoped by what kind of thing it is. `until`: when it
         can't be used any more in any case, the same each time. `now`. Seconds since 1970.
@@ -61,7 +61,10 @@ class Ledger:
         self.tell(name, until, True)
         if self._store is None:
             return self._counted(FIRST)
-        answer = unavailable or self._store.use(bucket, name, until)
+        if unavailable is not None and unavailable.cause == "timeout":
+            answer: Awaitable[Use] | Unavailable = unavailable
+        else:  # what may not read, or is being read anew, may write all the same
+            answer = self._store.use(bucket, name, until)
         if isinstance(answer, Unavailable):
             self.owed.add(bucket, name, until)
             return self._counted(answer)

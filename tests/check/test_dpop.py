@@ -168,7 +168,9 @@ def test_two_proofs_are_refused_although_either_is_good() -> None:
 def test_a_proof_by_another_key_is_refused() -> None:
     thief = ProofKey(ec_key("a thief's"))
     verdict = Pipeline().check(request(TOKEN, thief.prove("GET", URL, TOKEN, now=NOW)))
-    assert verdict.reason is Reason.BINDING_MISMATCH
+    assert (verdict.reason, verdict.detail) == (Reason.PROOF_INVALID, "key")
+    scheme, parameters = parse_challenge(challenge_of(verdict))
+    assert (scheme, parameters["error"]) == ("DPoP", "invalid_dpop_proof")
 
 
 def test_a_proof_for_another_token_of_the_same_key_is_refused() -> None:

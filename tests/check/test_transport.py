@@ -78,6 +78,18 @@ def test_the_one_token_that_others_could_read_is_told_of() -> None:
     assert [one.subject for one in told] == ["user of ('http',)"]
 
 
+def test_a_token_that_is_of_no_use_to_who_read_it_is_refused_and_left_alone() -> None:
+    """Else whoever ever saw one, and can't use it, could have it revoked."""
+    told: list[Identity] = []
+    for cnf in ({"jkt": "k" * 43}, {"x5t#S256": "c" * 43}):
+        verdict = TransportGuard(told.append).look(
+            presented(came_by("http"), policy=REQUIRED, cnf=cnf)
+        )
+        assert verdict is not None
+        assert verdict.reason is Reason.HTTPS_REQUIRED
+    assert told == []
+
+
 def test_the_protocol_is_the_whole_header() -> None:
     assert client_scheme(came_by("https", "http")) == "https,http"
     assert client_scheme(came_by()) == ""

@@ -189,7 +189,7 @@ def test_it_agrees_with_and_without_the_store(
         assert done.stages["revocation"][0] == "?"
         assert "the store can't be asked: ConnectionError" in done.out
         assert done.stages["verdict"] == (
-            "?", "fail-open: store_unavailable: revocations cannot be looked up at the moment",
+            "?", "fail-open: store_unavailable: the store cannot be asked at the moment",
         )  # fmt: skip
         closed = run(configure(tmp_path, url, fail_mode="closed"), "--", text)
         assert closed.code == 1

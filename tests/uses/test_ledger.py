@@ -139,6 +139,19 @@ async def test_while_the_store_is_gone_what_was_seen_here_is_refused(valkey: Val
         assert one.results["breaker_open"] >= 2
 
 
+async def test_a_check_waits_for_one_time_out_at_most_and_else_asks(valkey: ValkeyServer) -> None:
+    """What the store said of the revocation: where it took no time-out, as with a missing right to
+    read, the use is written down all the same.
+    """
+    name, until = new_name(), time.time() + 60.5
+    async with two(valkey.url) as (one, other, _):
+        late = Unavailable("timeout")
+        assert one.use(BUCKET, name, until, time.time(), late) == late
+        answer = other.use(BUCKET, name, until, time.time(), Unavailable("error"))
+        assert isinstance(answer, Awaitable)
+        assert await answer == FIRST
+
+
 async def test_a_use_that_did_not_come_about_can_be_tried_again(valkey: ValkeyServer) -> None:
     """After a 503 a client comes back. If the store got the call after all, it is used."""
     name, other, until = new_name(), new_name(), time.time() + 60.5
