@@ -149,9 +149,7 @@ class Lane:
             return
         if group.late_turns > 0:
             group.late_turns -= 1
-            now = self._loop.time()
-            lost = min(now - group.due, self._timeout)
-            group.due = now + (lost if lost > BEHIND else 0)
+            group.due = _prolonged(group.due, self._loop.time(), self._timeout)
             self._loop.call_at(group.due, self._expire, group)
             return
         self._fail(f"no answer within {self._timeout * 1000:g} ms")
@@ -289,8 +287,7 @@ class Lane:
     async def probe(self) -> bool:
         """Whether the node answers. Tells the breaker."""
         try:
-            async with asyncio.timeout(max(self._timeout, PROBE_TIMEOUT)):
-                await self.client.ping()
+            await self._ping(max(self._timeout, PROBE_TIMEOUT))
         except (RedisError, OSError, TimeoutError) as error:
             self.last_error = describe(error)
             self.breaker.probe_failed(self._loop.time())
@@ -299,6 +296,24 @@ class Lane:
             log.info(events.BREAKER_CLOSED, node=self.node)
         self.breaker.probe_succeeded(self._loop.time())
         return True
+
+    async def _ping(self, within: float) -> None:
+        """TimeoutError: no answer within so many seconds, and the turns that questions have, too.
+        RedisError, OSError: there is none.
+        """
+        ping = asyncio.ensure_future(self.client.ping())
+        try:
+            due = self._loop.time() + within
+            for _ in range(1 + LATE_TURNS):
+                await asyncio.wait([ping], timeout=max(0.0, due - self._loop.time()))
+                if ping.done():
+                    ping.result()
+                    return
+                due = _prolonged(due, self._loop.time(), within)
+            raise TimeoutError
+        finally:
+            ping.cancel()
+            ping.add_done_callback(_is_over)
 
     async def aclose(self) -> None:
         for question in self._pending:  # first: a task that ends sends what is pending
@@ -313,6 +328,18 @@ class Lane:
 
 PROBE_TIMEOUT = 0.1
 """Seconds. A probe makes nobody wait, so it may take longer than a check may."""
+
+
+def _is_over(task: asyncio.Future[Any]) -> None:
+    """Whatever became of it, nobody waits for it any more."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _prolonged(due: float, now: float, at_most: float) -> float:
+    """When the time is over that was to be over at `due`, with what the loop lost of it."""
+    lost = min(now - due, at_most)
+    return now + (lost if lost > BEHIND else 0.0)
 
 
 def describe(error: BaseException) -> str:

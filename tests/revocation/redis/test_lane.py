@@ -9,7 +9,7 @@ import pytest
 
 from authz.revocation.known.knowledge import Knowledge
 from authz.revocation.record import Clear, Finding, Revoked, TokenRef, Unavailable
-from authz.revocation.redis.lane import MAX_PIPELINE, MAX_PIPELINES_IN_FLIGHT
+from authz.revocation.redis.lane import MAX_PIPELINE, MAX_PIPELINES_IN_FLIGHT, PROBE_TIMEOUT
 from authz.revocation.redis.outage import MAX_IN_A_ROW, State
 from authz.revocation.redis.question import read_reply
 from authz.revocation.view import Revocations
@@ -144,6 +144,18 @@ async def test_a_burst_that_keeps_the_loop_busy_is_answered_all_the_same(
         assert breaker_state(told) is State.CLOSED
 
 
+async def test_a_busy_sidecar_finds_that_the_server_is_back(valkey: ValkeyServer) -> None:
+    """A probe's answer, too, is read some turns later: three of these take longer than it may."""
+    async with opened(valkey.url, timeout=TIMEOUT) as told:
+        valkey.freeze()
+        for _ in range(MAX_IN_A_ROW):
+            await told.find(token_ref())
+        assert breaker_state(told) is State.OPEN
+        valkey.thaw()
+        with busy(PROBE_TIMEOUT / 2):
+            await eventually(lambda: breaker_state(told) is State.CLOSED, "closed again")
+
+
 @contextmanager
 def busy(seconds: float) -> Iterator[None]:
     """Let each turn of the running loop take so long."""
@@ -155,8 +167,10 @@ def busy(seconds: float) -> Iterator[None]:
             loop.call_soon(work)
 
     work()
-    yield
-    working = False
+    try:
+        yield
+    finally:
+        working = False
 
 
 async def test_an_open_breaker_costs_no_wait_and_closes_when_the_server_is_back(
