@@ -86,7 +86,8 @@ class SigningSettings(Section):
     """Where the signing keys are, of exactly one source, and when they are replaced."""
 
     algorithm: SigningAlgorithm = "RS256"
-    """What new keys are for. HS256 goes with secret_file and secret_env, the others do not."""
+    """What new keys are for. Where it isn't given, the same as the key that signs. HS256 goes with
+    secret_file and secret_env, the others do not."""
     key_file: Path | None = None
     """A private JWK Set, as `authz keys generate` writes it."""
     key_env: Annotated[str, Field(min_length=1)] | None = None
@@ -118,6 +119,13 @@ class SigningSettings(Section):
             msg = "rotate_every: must be longer than publish_ahead"
             raise ValueError(msg)
         return self
+
+    @property
+    def new_keys(self) -> SigningAlgorithm | None:
+        """What new keys of `key_file` and `vault.kv_path` are for. None: it wasn't said, so as the
+        key that signs.
+        """
+        return self.algorithm if "algorithm" in self.model_fields_set else None
 
     @property
     def symmetric(self) -> bool:

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from authz.addresses import require_http_url
+from authz.addresses import check_origin
 from authz.durations import Duration
 from authz.settings.base import Section
 from authz.settings.issuers import IssuerSettings
@@ -24,17 +24,8 @@ class CookieSettings(Section):
 
     same_site: Literal["strict", "lax"] = "strict"
     """Of the access token's cookie. The refresh token's is always `Strict`."""
-    trusted_origins: list[str] = Field(default=[])
+    trusted_origins: list[Annotated[str, AfterValidator(check_origin)]] = Field(default=[])
     """Origins whose pages may refresh and log out, besides the issuer's own."""
-
-    @model_validator(mode="after")
-    def _are_origins(self) -> Self:
-        for origin in self.trusted_origins:
-            require_http_url(origin)
-            if origin.count("/") != 2 or origin != origin.lower():  # noqa: PLR2004  scheme://host
-                msg = f"trusted_origins: {origin!r}: write scheme://host[:port] in lower case"
-                raise ValueError(msg)
-        return self
 
 
 class TrustedIssuerSettings(IssuerSettings):

@@ -4,7 +4,6 @@ The set is the same wherever it lies, in a file, a variable or a KV engine; who 
 writes it, and this says what to write.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 from authz.keys import rotation
@@ -49,7 +48,7 @@ def read_document(data: bytes) -> list[HeldKey]:
 
 
 def grown(
-    keys: Keys, algorithm: str, *, now: float, ahead: float, newest: str | None
+    keys: Keys, algorithm: str | None, *, now: float, ahead: float, newest: str | None
 ) -> Rotation | None:
     """With one key more, as `rotation.schedule`. None: the newest isn't `newest` any more.
 
@@ -57,19 +56,23 @@ def grown(
     """
     if newest is not None and in_order([times_of(key) for key in keys])[-1].name != newest:
         return None
-    result = rotation.schedule(keys, new_key(algorithm, keys), now=now, ahead=ahead)
+    result = rotation.schedule(keys, new_key(algorithm, keys, now), now=now, ahead=ahead)
     if len(result.keys) > MAX_KEYS:
         raise KeySourceError(f"would hold {len(result.keys)} keys; {MAX_KEYS} are read at most")
     return result
 
 
-def shrunk(keys: Keys, algorithm: str, name: str, *, now: float) -> Rotation:
+def shrunk(keys: Keys, algorithm: str | None, name: str, *, now: float) -> Rotation:
     """Without this key, as `rotation.withdraw`."""
-    return rotation.withdraw(keys, name, lambda: new_key(algorithm, keys), now=now)
+    return rotation.withdraw(keys, name, lambda: new_key(algorithm, keys, now), now=now)
 
 
-def new_key(algorithm: str, keys: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """For the algorithm, and as large as the first of `keys` where that is for the same."""
-    if keys and keys[0].get("alg", default_algorithm(keys[0])) == algorithm:
-        return generate_like(keys[0])
-    return generate_key(_TYPES[algorithm])
+def new_key(algorithm: str | None, keys: Keys, now: float) -> dict[str, Any]:
+    """For the algorithm, and as large as the key that signs where that is for the same. None: like
+    the key that signs, for sidecars allow its algorithm, and maybe no other.
+    """
+    if keys:
+        signing = rotation.arranged(keys, now)[0]
+        if algorithm in {None, signing.get("alg", default_algorithm(signing))}:
+            return generate_like(signing)
+    return generate_key(_TYPES[algorithm or "RS256"])

@@ -39,8 +39,8 @@ class KeyFile:
     rotates = True
     read_every = READ_EVERY
 
-    def __init__(self, path: Path, algorithm: str) -> None:
-        """`algorithm`: of keys that are made."""
+    def __init__(self, path: Path, algorithm: str | None) -> None:
+        """`algorithm`: of keys that are made; None: that of the key that signs."""
         self.watched: Path | None = path
         self.where = str(path)
         self._path = path

@@ -26,7 +26,7 @@ def open_key_store(settings: SigningSettings) -> KeyStore:
     `vault.ca_file` can't be used.
     """
     if settings.key_file is not None:
-        return KeyFile(settings.key_file, settings.algorithm)
+        return KeyFile(settings.key_file, settings.new_keys)
     if settings.key_env is not None:
         return KeyVariable(settings.key_env)
     if settings.vault is None:

@@ -32,8 +32,8 @@ class KvKeys:
     rotates = True
     watched: Path | None = None
 
-    def __init__(self, vault: Vault, mount: str, path: str, algorithm: str) -> None:
-        """`algorithm`: of keys that are made."""
+    def __init__(self, vault: Vault, mount: str, path: str, algorithm: str | None) -> None:
+        """`algorithm`: of keys that are made; None: that of the key that signs."""
         self.where = f"{vault.where} {mount}/{path}"
         self._vault = vault
         self._mount = mount

@@ -26,4 +26,4 @@ def open_vault(settings: VaultSettings, signing: SigningSettings) -> KeyStore:
             signing.algorithm,
             publish_ahead=signing.publish_ahead,
         )
-    return KvKeys(vault, settings.mounted_at, str(settings.kv_path), signing.algorithm)
+    return KvKeys(vault, settings.mounted_at, str(settings.kv_path), signing.new_keys)

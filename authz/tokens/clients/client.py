@@ -25,8 +25,8 @@ MAX_ENTRIES = 64
 """Scopes, audiences or keys of one client. They are read with each request."""
 
 _ID = re.compile(r"[A-Za-z0-9._~:/@-]{1,256}")
-"""RFC 6749 appendix A.1 allows all of printable ASCII. These need no escaping in HTTP Basic, in a
-form or in a log."""
+"""RFC 6749 appendix A.1 allows all of printable ASCII. These need no escaping in a form or in a
+log; in HTTP Basic the colon does (`%3A`, section 2.3.1), as in ids that are URLs."""
 
 _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,256}")
 """RFC 6749 section 3.3: `scope-token`."""

@@ -61,18 +61,20 @@ class Cookies:
         return found[0] if found else None
 
     def require_own_page(self, request: Request) -> None:
-        """OAuthError: it isn't known that a page of ours sent this.
+        """OAuthError: it isn't known that a page of ours sent this."""
+        if not self.from_own_page(request):
+            raise OAuthError(403, "invalid_request", "cookies count from our own pages only")
+
+    def from_own_page(self, request: Request) -> bool:
+        """Whether a page of ours sent this, as far as that is known.
 
         Fetch metadata cannot be forged by a page; where a browser sends none, `Origin` of a POST
         can't be either.
         """
         origin = request.headers.get("origin")
         if origin is not None:
-            allowed = origin.lower() in self._origins
-        else:
-            allowed = request.headers.get("sec-fetch-site") == "same-origin"
-        if not allowed:
-            raise OAuthError(403, "invalid_request", "cookies count from our own pages only")
+            return origin.lower() in self._origins
+        return request.headers.get("sec-fetch-site") == "same-origin"
 
     def _set(self, response: Response, name: str, value: str, age: int, path: str) -> None:
         response.set_cookie(

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from starlette.requests import Request
 
+from authz.check.url import normal_origin
 from authz.keys.signer import SigningKeys
 from authz.settings.tokens import TokensSettings
 from authz.tokens.clients.store import ClientStore
@@ -31,9 +32,11 @@ class Paths:
 
     @property
     def origin(self) -> str:
-        """Of the issuer: scheme and host, and the port where it isn't the usual one."""
+        """Of the issuer, as browsers write it: scheme and host, and the port where it isn't the
+        scheme's own.
+        """
         parts = urlsplit(self.issuer)
-        return f"{parts.scheme}://{parts.netloc}".lower()
+        return normal_origin(parts.scheme, parts.netloc.rpartition("@")[2])
 
     @property
     def token(self) -> str:

@@ -31,7 +31,8 @@ async def revoke(parts: Parts, cookies: Cookies, request: Request) -> Response:
         await parts.throttle.note("failures_address", address)
         raise invalid_grant("the token was issued to another client")
     response = JSONResponse({})
-    if client.cookies:
+    # A token in the form may come from anywhere, but no other page logs its visitors out here.
+    if client.cookies and cookies.from_own_page(request):
         cookies.take_back(response)
     return response
 

@@ -192,6 +192,7 @@ class HttpServer:
             ws="none",
             lifespan="off",
             log_config=None,
+            log_level="error",  # it warns of each request that is no HTTP: anybody's to write
             access_log=False,
             server_header=False,
             proxy_headers=False,  # `client_address` reads them, from the trusted end

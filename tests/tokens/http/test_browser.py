@@ -120,6 +120,15 @@ def test_a_page_logs_out_with_its_cookie(world: World) -> None:
     assert refresh(world, token, **OWN_PAGE).json()["error"] == "invalid_grant"
 
 
+def test_another_page_cant_have_the_cookies_forgotten(world: World) -> None:
+    """It could send any text as the token, and the browser would drop what it has of ours."""
+    form = {"client_id": world.page.id, "token": "anything"}
+    for headers in ({"origin": "https://evil.example", "sec-fetch-site": "cross-site"}, {}):
+        answer = post(world, "/oauth2/revoke", form, **headers)
+        assert (answer.status_code, answer.headers.get_list("set-cookie")) == (200, [])
+    assert post(world, "/oauth2/revoke", form, **OWN_PAGE).headers.get_list("set-cookie")
+
+
 def test_a_client_without_cookies_gets_none_and_none_count(world: World) -> None:
     said = assertion(world.login, "ann", azp=world.app.id)
     answer = world.server.exchange(world.app.id, said, None)

@@ -119,6 +119,19 @@ async def test_a_later_head_has_no_more_time_than_the_first(
         writer.close()
 
 
+async def test_what_is_no_http_writes_nothing_to_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Uvicorn's line says nothing that helps, and anybody could fill a disk with it."""
+    port = free_port()
+    async with serving(f"{LOOPBACK}:{port}"):
+        reader, writer = await asyncio.open_connection(LOOPBACK, port)
+        writer.write(b"\x16\x03\x01\r\n\r\n")
+        assert b"invalid_request" in await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+    assert not caplog.records
+
+
 async def test_who_does_not_read_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """And meanwhile takes the place of nobody."""
     monkeypatch.setattr(server_module, "WRITE_TIMEOUT", 0.2)
