@@ -193,7 +193,7 @@ def wrong_with(story: Story, board: Board, panel: Panel) -> Iterator[str]:
 
 
 def shown(story: Story, board: str, title: str) -> list[float]:
-    """All values of a panel, of all its series, in their order in time where there is one."""
+    """The values of a panel, of one series after the other."""
     (panel,) = (
         panel
         for one in BOARDS
