@@ -93,8 +93,8 @@ def ask_for_tokens(server: TokenServer, client: Client, times: int) -> list[int]
 
 
 class Stage:
-    """Two sidecars behind an Envoy each, one that follows the feed and one that asks, and a token
-    service, all with the store behind one line that can be cut.
+    """Two sidecars behind an Envoy each, one that follows the feed and one of two workers that asks,
+    and a token service, all with the store behind one line that can be cut.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Stage:
         self.line = stack.enter_context(TcpProxy(self.valkey.port))
         store = {"url": f"redis://{LOOPBACK}:{self.line.port}", "timeout": "50ms"}
         self.following = start_sidecar({"store": store, "feed": {"max_staleness": "500ms"}})
-        self.asking = start_sidecar({"store": store, "feed": NO_FEED})
+        self.asking = start_sidecar({"store": store, "feed": NO_FEED, "workers": 2})
         self.sidecars = (self.following, self.asking)
         self.envoys = [start_envoy(one.socket, health_check=True) for one in self.sidecars]
         self.server, self.client = stack.enter_context(
@@ -236,7 +236,8 @@ def the_outage_shows(story: Story) -> None:
     assert min(shown(story, "sidecar", "Availability budget left")) == 1  # nobody got a 503
     assert min(shown(story, "sidecar", "Denied")) > 0
     breakers = shown(story, "revocation", "Breakers open")
-    assert (breakers[0], max(breakers), breakers[-1]) == (0, 2, 0)
+    assert (breakers[0], breakers[-1]) == (0, 0)
+    assert max(breakers) >= 2  # at each sidecar
     live = shown(story, "revocation", "Live buckets")
     assert (live[0], min(live), live[-1]) == (1, 0, 1)
     assert max(shown(story, "revocation", "Stale for")) > 0.5

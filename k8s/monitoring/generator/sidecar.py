@@ -266,6 +266,27 @@ _KEYS = (
     ),
 )
 
+_WORKERS = (
+    Panel(
+        "Workers that serve",
+        "Of each sidecar that has several; the others have none here.",
+        Kind.COUNT,
+        {"{{instance}}": "sum by (instance) (authz_worker_up{OF})"},
+    ),
+    Panel(
+        "Restarts",
+        "A worker that ends takes its connections along.",
+        Kind.RATE,
+        rates("authz_worker_restarts_total", "instance", "worker"),
+    ),
+    Panel(
+        "Connections of each",
+        "Envoy keeps few connections, so they are never quite even.",
+        Kind.COUNT,
+        {"{{instance}} {{worker}}": "sum by (instance, worker) (authz_worker_connections{OF})"},
+    ),
+)
+
 BOARD = Board(
     name="sidecar",
     title="authz: sidecar",
@@ -280,6 +301,7 @@ BOARD = Board(
         "Verified tokens": _CACHES,
         "Audit": _AUDIT,
         "Keys of issuers": _KEYS,
+        "Workers": _WORKERS,
         "Process": process_panels("group by (instance, job) (authz_checks_total{OF})"),
     },
 )
