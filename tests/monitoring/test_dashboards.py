@@ -93,8 +93,8 @@ def ask_for_tokens(server: TokenServer, client: Client, times: int) -> list[int]
 
 
 class Stage:
-    """Two sidecars behind an Envoy each, one that follows the feed and one of two workers that asks,
-    and a token service, all with the store behind one line that can be cut.
+    """Two sidecars behind an Envoy each, one that follows the feed and one that asks, of two
+    workers; and a token service. All have the store behind one line that can be cut.
     """
 
     def __init__(
@@ -103,7 +103,9 @@ class Stage:
         self.valkey = stack.enter_context(ValkeyServer(folder / "valkey"))
         self.line = stack.enter_context(TcpProxy(self.valkey.port))
         store = {"url": f"redis://{LOOPBACK}:{self.line.port}", "timeout": "50ms"}
-        self.following = start_sidecar({"store": store, "feed": {"max_staleness": "500ms"}})
+        self.following = start_sidecar(
+            {"store": store, "feed": {"max_staleness": "500ms"}, "revoke_exposed": True}
+        )
         self.asking = start_sidecar({"store": store, "feed": NO_FEED, "workers": 2})
         self.sidecars = (self.following, self.asking)
         self.envoys = [start_envoy(one.socket, health_check=True) for one in self.sidecars]
