@@ -24,6 +24,7 @@ from support.jwks import claims, rsa_key, sign
 from support.ports import LOOPBACK
 from support.prometheus import SCRAPE_INTERVAL, Prometheus, Series, Target
 from support.proxy import TcpProxy
+from support.relay import RelayProcess
 from support.sidecar import KID, NO_FEED, Sidecar
 from support.steady import Ask, SteadyLoad
 from support.token_service import NO_LIMITS, SECRET, TokenServer, new_client, write_signing_key
@@ -94,7 +95,7 @@ def ask_for_tokens(server: TokenServer, client: Client, times: int) -> list[int]
 
 class Stage:
     """Two sidecars behind an Envoy each, one that follows the feed and one that asks, of two
-    workers; and a token service. All have the store behind one line that can be cut.
+    workers; a token service; a relay. All have the store behind one line that can be cut.
     """
 
     def __init__(
@@ -112,10 +113,14 @@ class Stage:
         self.server, self.client = stack.enter_context(
             token_service(folder / "tokens", store["url"])
         )
+        abroad = stack.enter_context(ValkeyServer(folder / "abroad"))
+        relay = RelayProcess(folder / "relay", store["url"], abroad.url)
+        stack.enter_context(relay)
         targets = [
             *(Target("authz", one.http_port) for one in self.sidecars),
             *(Target("authz", one.admin_port, "/stats/prometheus") for one in self.envoys),
             Target("authz-tokens", self.server.http_port),
+            Target("authz-relay", relay.http_port),
         ]
         self.prometheus = stack.enter_context(Prometheus(folder / "prometheus", targets, RULES))
 

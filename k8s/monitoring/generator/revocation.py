@@ -222,6 +222,7 @@ _USES = (
         {
             "remembered": "sum(authz_uses_remembered{OF})",
             "unwritten": "sum(authz_uses_unwritten{OF})",
+            "pushed out": "sum(increase(authz_uses_evicted_total{OF}[$__range]))",
         },
     ),
     Panel(
@@ -238,6 +239,48 @@ _USES = (
     ),
 )
 
+# Relays have jobs of their own, which is why these ask for all of them.
+
+_RELAY = (
+    Panel(
+        "Lag of relays",
+        "Age of the oldest revocation that may not be in the other region yet.",
+        Kind.SECONDS,
+        {"{{instance}}": "max by (instance) (authz_relay_lag_seconds)"},
+    ),
+    Panel(
+        "Backlog of relays",
+        "Entries of the source that are not in the target. level: 1 when it has them all.",
+        Kind.COUNT,
+        {
+            "{{instance}}": "max by (instance) (authz_relay_backlog)",
+            "{{instance}} level": "min by (instance) (authz_relay_level)",
+        },
+    ),
+    Panel(
+        "Sides that work",
+        "from and to.",
+        Kind.FLAG,
+        {"{{instance}} {{side}}": "min by (instance, side) (authz_relay_up)"},
+    ),
+    Panel(
+        "Revocations copied",
+        "By what became of them. repeated: the target had them.",
+        Kind.RATE,
+        {"{{result}}": "sum by (result) (rate(authz_relay_entries_total[W]))"},
+    ),
+    Panel(
+        "Trouble of relays",
+        "Calls that failed, by side; buckets that were copied again, and nodes read key by key.",
+        Kind.RATE,
+        {
+            "{{side}} failed": "sum by (side) (rate(authz_relay_failures_total[W]))",
+            "buckets copied again": "sum(rate(authz_relay_resyncs_total[W]))",
+            "scans": "sum(rate(authz_relay_scans_total[W]))",
+        },
+    ),
+)
+
 BOARD = Board(
     name="revocation",
     title="authz: revocation and Redis",
@@ -250,5 +293,6 @@ BOARD = Board(
         "Memory": _MEMORY,
         "What an outage let through": _OUTAGE,
         "What may be used once": _USES,
+        "Relays between regions": _RELAY,
     },
 )
