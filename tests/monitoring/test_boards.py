@@ -36,9 +36,9 @@ def test_every_metric_is_on_a_dashboard_and_no_other_is() -> None:
 
 
 @pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.name)
-def test_a_panel_is_called_something_and_says_what_is_usual(board: Board) -> None:
-    titles = [panel.title for row in board.rows.values() for panel in row]
-    assert all(titles)
+def test_a_panel_has_a_title_of_its_own_and_says_what_it_means(board: Board) -> None:
+    titles = [panel.title for panel in board.panels]
+    assert len(titles) == len(set(titles))
     assert all(panel.meaning.endswith(".") for panel in board.panels)
     assert all(panel.queries for panel in board.panels)
 

@@ -71,8 +71,10 @@ def revoke(sidecar: Sidecar, store: str, *tokens: str) -> None:
 
 @contextmanager
 def token_service(folder: Path, store: str) -> Iterator[tuple[TokenServer, Client]]:
-    limits = NO_LIMITS | {"issue_client": "20/second"}
-    server = TokenServer(folder, store, {"limits": limits})
+    limits = NO_LIMITS | {"issue_client": "20/second", "issue_address": "6000/minute"}
+    server = TokenServer(
+        folder, store, {"limits": limits}, store={"url": store, "write_timeout": "500ms"}
+    )
     write_signing_key(server.signing_file)
     keys = json.loads(server.signing_file.read_text())
     keys["keys"][0]["authz:signs_from"] = int(time.time()) - 3600
@@ -134,8 +136,12 @@ class Stage:
         return bool(
             self.following.status()["feed"]["live"]
             and all(one.metric("authz_store_breaker_open") == 0 for one in self.sidecars)
-            and self.server.metric("authz_tokens_limits_shared") == 1
         )
+
+    def limits_are_shared(self) -> bool:
+        """Asked again only with a request."""
+        ask_for_tokens(self.server, self.client, 1)
+        return self.server.metric("authz_tokens_limits_shared") == 1
 
     def scrapes(self, count: int) -> None:
         """Let so many go by. It is Prometheus' clock that is waited for."""
@@ -151,10 +157,12 @@ def play(stage: Stage) -> Story:
     good = [Ask(token(f"good-{number}"), 200) for number in range(20)]
     taken_back, secretly = token("taken-back"), token("secretly")
     asks = [*good, Ask(taken_back, 401), Ask(token("old", exp=1), 401), Ask(None, 401)]
-    stage.scrapes(2)
+    stage.scrapes(1)
     story = Story(stage.prometheus, time.time())
     with load(stage.envoys[0], asks), load(stage.envoys[1], asks):
-        ask_for_tokens(stage.server, stage.client, 40)
+        for _ in range(2):  # a series that begins with a number has not risen to it
+            ask_for_tokens(stage.server, stage.client, 40)
+            stage.scrapes(1)
         stage.revoke(taken_back)
         stage.scrapes(2)
         stage.line.cut()
@@ -166,7 +174,7 @@ def play(stage: Stage) -> Story:
         stage.line.restore()
         wait_until(stage.is_well, "all is well again")
         wait_until(lambda: found_out(stage) == 2, "what was let through was looked at")
-        ask_for_tokens(stage.server, stage.client, 3)
+        wait_until(stage.limits_are_shared, "requests are counted in Redis again")
         stage.scrapes(3)
     story.ended = time.time()
     return story
@@ -201,13 +209,8 @@ def wrong_with(story: Story, board: Board, panel: Panel) -> Iterator[str]:
 
 def shown(story: Story, board: str, title: str) -> list[float]:
     """The values of a panel, of one series after the other."""
-    (panel,) = (
-        panel
-        for one in BOARDS
-        if one.name == board
-        for panel in one.panels
-        if panel.title == title and (panel.tile or len(panel.queries) == 1)
-    )
+    panels = [panel for one in BOARDS if one.name == board for panel in one.panels]
+    (panel,) = [panel for panel in panels if panel.title == title]
     return [
         number for query in panel.expressions() for one in story.of(query) for number in one.values
     ]
@@ -241,7 +244,7 @@ def the_outage_shows(story: Story) -> None:
     assert open_share[0] == 0 < max(open_share)
     assert min(shown(story, "sidecar", "Fail-open budget left")) < 0
     assert min(shown(story, "sidecar", "Availability budget left")) == 1  # nobody got a 503
-    assert min(shown(story, "sidecar", "Denied")) > 0
+    assert max(shown(story, "sidecar", "Denied")) > 0
     breakers = shown(story, "revocation", "Breakers open")
     assert (breakers[0], breakers[-1]) == (0, 0)
     assert max(breakers) >= 2  # at each sidecar

@@ -75,8 +75,8 @@ _FEED = (
         {"{{instance}}": "max by (instance) (authz_feed_staleness_seconds{OF})"},
     ),
     Panel(
-        "Live buckets",
-        "Of each sidecar.",
+        "Live buckets of each sidecar",
+        "All there are, when all is well.",
         Kind.COUNT,
         {"{{instance}}": "min by (instance) (authz_feed_live_buckets{OF})"},
     ),
