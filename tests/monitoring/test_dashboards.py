@@ -64,7 +64,8 @@ def revoke(sidecar: Sidecar, store: str, *tokens: str) -> None:
     """As an operator does, who reaches the store by a line of its own."""
     config = sidecar.config.with_name("operator.yaml")
     config.write_text(yaml.safe_dump({**sidecar.settings, "store": {"url": store}}))
-    command = [sys.executable, "-m", "authz", "revoke", "--config", config, "--from-file", "-"]
+    command = [sys.executable, "-m", "authz", "revoke"]
+    command += ["--config", str(config), "--from-file", "-"]
     text = "\n".join(tokens).encode()
     subprocess.run(command, input=text, check=True, capture_output=True, timeout=30)
 

@@ -47,8 +47,7 @@ def promtool(*arguments: str | Path) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-def named(alerts: list[dict[str, Any]]) -> Any:
-    return pytest.mark.parametrize("alert", alerts, ids=[one["alert"] for one in alerts])
+EACH_ALERT = pytest.mark.parametrize("alert", ALERTS, ids=[one["alert"] for one in ALERTS])
 
 
 @pytest.mark.needs_tool("promtool")
@@ -62,7 +61,7 @@ def test_every_alert_fires_when_it_should_and_at_no_other_time(file: Path) -> No
     promtool("test", "rules", file)
 
 
-@named(ALERTS)
+@EACH_ALERT
 def test_every_alert_has_a_unit_test_in_which_it_fires_and_one_in_which_it_does_not(
     alert: dict[str, Any],
 ) -> None:
@@ -81,7 +80,7 @@ def test_every_alert_has_a_unit_test_in_which_it_fires_and_one_in_which_it_does_
     assert is_quiet
 
 
-@named(ALERTS)
+@EACH_ALERT
 def test_every_alert_says_what_it_means_where_to_look_and_what_to_do(alert: dict[str, Any]) -> None:
     told = alert["annotations"]
     assert set(told) == {"summary", "look_at", "to_do", "runbook"}
@@ -93,7 +92,7 @@ def test_every_alert_says_what_it_means_where_to_look_and_what_to_do(alert: dict
     assert anchor in [heading.lower() for heading in headings]
 
 
-@named(ALERTS)
+@EACH_ALERT
 def test_what_an_alert_names_exists(alert: dict[str, Any]) -> None:
     """Metrics, log events, settings and commands: nobody wants to find out at night."""
     told = " ".join(alert["annotations"].values())
