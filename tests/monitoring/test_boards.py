@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 import pytest
+import yaml
 
 from authz.observe import names
 from k8s.monitoring.generator.board import Board
@@ -33,6 +34,15 @@ def grafana(board: Board) -> dict[str, Any]:
 
 def test_every_metric_is_on_a_dashboard_and_no_other_is() -> None:
     assert set.union(*(shown(board) for board in BOARDS)) == METRICS
+
+
+def test_the_kustomization_has_all_there_is() -> None:
+    told = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
+    (dashboards,) = told["configMapGenerator"]
+    assert dashboards["files"] == [
+        str(path.relative_to(FOLDER)) for path in sorted(FOLDER.glob("dashboards/*.json"))
+    ]
+    assert told["resources"] == ["podmonitor.yaml", "prometheusrule.yaml"]
 
 
 @pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.name)
