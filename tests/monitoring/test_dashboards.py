@@ -154,7 +154,7 @@ class Stage:
 
 
 def play(stage: Stage) -> Story:
-    """Ten seconds: all well, the line cut, all well again."""
+    """All well, the line cut, all well again."""
     good = [Ask(token(f"good-{number}"), 200) for number in range(20)]
     taken_back, secretly = token("taken-back"), token("secretly")
     asks = [*good, Ask(taken_back, 401), Ask(token("old", exp=1), 401), Ask(None, 401)]
