@@ -4,7 +4,6 @@ itself can run it, run. What those planes make of the rest is theirs.
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest

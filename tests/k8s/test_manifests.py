@@ -26,8 +26,6 @@ from support.manifests import (
     workloads,
 )
 
-pytestmark = pytest.mark.needs_tool("kubectl")
-
 OVERLAYS = ("base", "redis-cluster", "token-service", "overlays/dev", "overlays/production")
 OLDEST = "1.29"
 """Of Kubernetes: the first that starts native sidecars without being told to."""

@@ -19,7 +19,6 @@ from support.pod import Container, Pod
 from support.waiting import wait_until
 
 pytestmark = [
-    pytest.mark.needs_tool("kubectl"),
     pytest.mark.needs_tool("ip"),
     pytest.mark.skipif(not can_unshare(), reason="needs root, for namespaces"),
 ]

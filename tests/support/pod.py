@@ -217,18 +217,30 @@ class Pod:
     def __getitem__(self, name: str) -> Container:
         return next(one for one in [*self.inits, *self.mains] if one.name == name)
 
-    def start(self) -> Self:
-        """Each after the one before has started up, or ended where it isn't to stay."""
+    def start(self, *, ready: bool = True) -> Self:
+        """Each after the one before has started up, or ended where it isn't to stay. Unless `ready`
+        is false, until all are.
+        """
         try:
             for one in self.inits:
                 one.start() if one.sidecar else one.run()
             for one in self.mains:
                 one.start()
-            wait_until(lambda: self.ready, f"{self.name} ready", timeout=60)
+            if ready:
+                wait_until(lambda: self.ready, f"{self.name} ready", timeout=60)
         except BaseException:
             self.close()
             raise
         return self
+
+    def run(self) -> str:
+        """Of a Job: to its end, which must be a good one. What its containers said."""
+        try:
+            for one in self.mains:
+                one.run()
+            return "".join(one.process.log_text() for one in self.mains)
+        finally:
+            self.close()
 
     @property
     def running(self) -> list[Container]:
