@@ -5,12 +5,11 @@
 #   k8s/secrets.sh NAMESPACE FOLDER | kubectl apply -f -
 #
 # What it made stays in FOLDER and is used again the next time: keep that as you keep keys, and
-# delete what is to be made anew. It needs openssl, kubectl (no cluster), and authz, or in AUTHZ a
-# command for it, such as AUTHZ="docker run --rm -i authz:0.1.0 authz".
+# delete what is to be made anew. It needs openssl, kubectl (no cluster), and authz on PATH; or what
+# to put before a command so that it is, as in IN="docker run --rm --tmpfs /tmp authz:0.1.0".
 set -eu
 umask 077
 namespace=$1 folder=$2
-authz=${AUTHZ:-authz}
 days=825
 mkdir -p "$folder"
 cd "$folder"
@@ -26,8 +25,14 @@ certificate() {
     [ -e "$1.crt" ] && return
     openssl ecparam -name prime256v1 -genkey -noout -out "$1.key"
     names="DNS:$1,DNS:$1.$namespace.svc,DNS:*.$1.$namespace.svc,DNS:$1.$namespace.svc.cluster.local"
-    printf 'subjectAltName=%s\nbasicConstraints=CA:FALSE\nextendedKeyUsage=serverAuth,clientAuth\n' \
-        "$names" > "$1.ext"
+    # The identifiers: Python 3.13 takes no certificate without them.
+    cat > "$1.ext" << EXTENSIONS
+subjectAltName=$names
+basicConstraints=CA:FALSE
+extendedKeyUsage=serverAuth,clientAuth
+subjectKeyIdentifier=hash
+authorityKeyIdentifier=keyid
+EXTENSIONS
     openssl req -new -key "$1.key" -subj "/CN=$1" |
         openssl x509 -req -CA ca.crt -CAkey ca.key -CAcreateserial -days "$days" \
             -extfile "$1.ext" -out "$1.crt" 2> /dev/null
@@ -55,7 +60,12 @@ certificate token-service
 for user in admin health replica authz-check authz-revoke authz-tokens; do
     password "$user"
 done
-[ -e signing.json ] || $authz keys generate --type ec --out - > signing.json
+if [ ! -e signing.json ]; then
+    ${IN:-} sh -ec 'folder=$(mktemp -d) && trap "rm -r $folder" EXIT
+        authz keys generate --type ec --out "$folder/signing.json" >&2
+        cat "$folder/signing.json"' > signing.new
+    mv signing.new signing.json
+fi
 
 cat > users.acl <<ACL
 user default off
