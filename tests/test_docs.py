@@ -23,6 +23,10 @@ from authz.settings import CONFIG_VARIABLE, ENV_NESTING, ENV_PREFIX, Settings
 
 REPOSITORY = Path(__file__).parents[1]
 README = REPOSITORY / "README.md"
+ANSWERS = REPOSITORY / "authz/check/README.md"
+"""Has the answers, and what a route can ask for."""
+REFERENCE = REPOSITORY / "authz/settings/README.md"
+"""Has the settings, and the rights in the store."""
 
 FOLDERS = ("authz", "envoy", "tests", "k8s", "loadtest")
 DOCUMENTS = sorted(
@@ -31,6 +35,12 @@ DOCUMENTS = sorted(
         *(path for one in FOLDERS for path in (REPOSITORY / one).rglob("*.md")),
     ]
 )
+
+USERS_FOLDERS = ("check", "keys", "relay", "revocation", "settings", "tokens")
+"""Whose documents are for who sets authz up, too."""
+
+MAX_README = 320
+"""Lines. Twice as many, and nobody finds the beginning."""
 
 NOT_SET = "\N{EN DASH}"
 """The default of a setting that is not set; empty where it must be given."""
@@ -88,7 +98,7 @@ def code(cell: str) -> str:
 
 
 def test_the_table_of_answers_has_every_reason_with_its_status_and_error() -> None:
-    rows = table_under(README, "status", "reason", "error", "when")
+    rows = table_under(ANSWERS, "status", "reason", "error", "when")
     written = {code(row["reason"]): (row["status"], code(row["error"])) for row in rows}
     assert len(written) == len(rows)
     meant = {
@@ -139,7 +149,7 @@ SETTINGS = dict(leaves_of(Settings))
 
 
 def test_the_table_of_settings_has_every_setting_with_its_default() -> None:
-    rows = table_under(README, "setting", "default", "means")
+    rows = table_under(REFERENCE, "setting", "default", "means")
     assert [code(row["setting"]) for row in rows if not row["means"]] == []
     said = {name for name in SETTINGS if not is_said_already(name)}
     assert sorted(code(row["setting"]) for row in rows) == sorted(said)
@@ -221,12 +231,22 @@ def test_every_variable_that_is_named_sets_something() -> None:
             assert dotted in SETTINGS or dotted in sections, f"{path.name}: {name}"
 
 
-def test_settings_that_are_named_in_the_readme_exist() -> None:
+NAMING = (README, *(REPOSITORY / "authz" / one / "README.md" for one in USERS_FOLDERS))
+
+
+@pytest.mark.parametrize("path", NAMING, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_settings_that_are_named_exist(path: Path) -> None:
     """Names such as `store.timeout`, whose first part is a section of the settings."""
-    sections = {name.partition(".")[0] for name in SETTINGS if "." in name and "[" not in name}
-    for name in re.findall(r"`((?:\w+\.)+\w+)`", text_of(README)):
-        if name.partition(".")[0] in sections and not name.endswith(".py"):
-            assert name in SETTINGS, name
+    tops = {name.partition(".")[0] for name in SETTINGS if "." in name and "[" not in name}
+    sections = {name.rpartition(".")[0].replace("[]", "") for name in SETTINGS}
+    for name in re.findall(r"`((?:\w+\.)+\w+)`", text_of(path)):
+        if name.partition(".")[0] in tops and not re.search(r"\.(py|lua|md|jsonl?)$", name):
+            assert name in SETTINGS or name in sections, name
+
+
+def test_the_readme_stays_short() -> None:
+    """What is looked up stands in the folders; here is what a newcomer reads."""
+    assert len(text_of(README).splitlines()) <= MAX_README
 
 
 # The commands
@@ -312,7 +332,7 @@ def test_every_route_policy_that_is_shown_is_one(words: list[str]) -> None:
 
 
 def test_the_table_of_route_policies_says_what_is_accepted() -> None:
-    rows = table_under(README, "key", "value", "means")
+    rows = table_under(ANSWERS, "key", "value", "means")
     for row in rows:
         for value in re.findall(r"`([^`]*)`", row["value"]):
             RoutePolicies("open").of({code(row["key"]): value})
@@ -331,7 +351,7 @@ def test_the_table_of_route_policies_says_what_is_accepted() -> None:
 
 def test_the_rights_in_the_store_are_those_that_are_tested() -> None:
     """authz/revocation/README.md has them too, and tests/revocation tries each of them."""
-    rules = re.findall(r"^ACL SETUSER \S+\s+on >PASSWORD (.*)$", text_of(README), re.MULTILINE)
+    rules = re.findall(r"^ACL SETUSER \S+\s+on >PASSWORD (.*)$", text_of(REFERENCE), re.MULTILINE)
     assert len(rules) == 2
     tried = {
         node.targets[0].id: ast.literal_eval(node.value)
@@ -342,6 +362,18 @@ def test_the_rights_in_the_store_are_those_that_are_tested() -> None:
     }
     expected = [tried[name].removeprefix("on >pw ") for name in ("CHECKING", "REVOKING")]
     assert [set(rule.split()) for rule in rules] == [set(rule.split()) for rule in expected]
+
+
+# The threats
+
+
+def test_every_defence_names_a_test_that_proves_it() -> None:
+    """But for what is said not to be stopped, or to be in somebody else's hands."""
+    threats = text_of(REPOSITORY / "SECURITY.md").partition("\n## Threats\n")[2]
+    defences = re.findall(r"^- (?!\*\*)(.*)$", threats.partition("\n## ")[0], re.MULTILINE)
+    assert len(defences) > 50
+    for defence in defences:
+        assert "(tests/" in defence or "`make chaos`" in defence, defence
 
 
 # Links and names

@@ -321,7 +321,9 @@ def _about(client: Client, now: float) -> dict[str, Any]:
 def _text(value: Any) -> str:
     if isinstance(value, list):
         return ",".join(value) or "-"
-    return "-" if value is None else str(value).lower()
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "-" if value is None else str(value)
 
 
 def _show_secret(client: Client, secret: str | None) -> None:

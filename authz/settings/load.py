@@ -79,7 +79,9 @@ def read_config_file(path: Path | None = None) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise SettingsError(f"--config {path}: must be a mapping of settings, see README.md")
+        raise SettingsError(
+            f"--config {path}: must be a mapping of settings, see authz/settings/README.md"
+        )
     return content
 
 

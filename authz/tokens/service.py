@@ -57,7 +57,7 @@ class TokenService:
         """SettingsError: no `tokens`, no Redis; a key, secret or certificate that can't be used."""
         tokens = settings.tokens
         if tokens is None:
-            raise SettingsError("tokens: say what is issued; see README.md")
+            raise SettingsError("tokens: say what is issued; see authz/tokens/README.md")
         store = open_store(_patient(settings))
         if not isinstance(store, RedisStore):
             raise SettingsError("store.url: the token service needs a Redis that sidecars share")

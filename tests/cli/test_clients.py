@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -147,6 +148,7 @@ def test_the_list_says_what_each_may(run: Run) -> None:
     run("add", "a", "--public", "--grant", "token_exchange", "--grant", "refresh_token")
     lines = run("list").out.splitlines()
     assert [line.split()[0] for line in lines] == ["a", "b"]
+    assert re.search(r" created=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00$", lines[0])
     first, second = (json.loads(line) for line in run("list", "--json").out.splitlines())
     assert (first["public"], first["grants"]) == (True, ["token_exchange", "refresh_token"])
     assert (second["secrets"], second["scopes"]) == (1, ["read"])

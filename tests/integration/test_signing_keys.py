@@ -2,24 +2,30 @@
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jwt
 import pytest
+from conftest import StartSidecar
 
 from support import http
 from support.cluster import ValkeyCluster
 from support.envoy import Envoy, ExtAuthz
+from support.grpc import status_of
 from support.openbao import OpenBao
 from support.sidecar import Sidecar
 from support.token_service import ISSUER, SECRET, TokenServer, new_client
 from support.upstream import Upstream
 from support.waiting import wait_until
 
+CLIENTS = 4
+"""Who ask for tokens and use them, each as fast as it is answered."""
 PUBLISH_AHEAD = 2.0
 """Seconds: twice as long as this sidecar keeps keys in the test of a rotation."""
 
@@ -133,21 +139,40 @@ def world_of_vault(
 
 
 def test_a_rotation_under_load_costs_no_token(worlds: Worlds) -> None:
-    """A token is issued and used, and each of the last few is used again, all the time: before the
-    rotation, while the next key is only published, when it begins to sign, and after.
+    """Tokens are issued and used from all sides, and each of the last few is used again, all the
+    time: before the rotation, while the next key is only published, when it begins to sign, after.
     """
     world = worlds.start({"publish_ahead": PUBLISH_AHEAD}, refresh="1s")
-    tokens = [world.issue()]
-    first = kid(tokens[0])
-    printed = world.authz("rotate")
-    published_at = time.monotonic()
-    assert "it signs in 2s" in printed
-    deadline = time.monotonic() + 15
-    while sum(kid(token) != first for token in tokens) < 20:
-        assert time.monotonic() < deadline, "the next key signs"
-        tokens.append(world.issue())
-        for token in (*tokens[:1], *tokens[-3:]):
-            assert world.use(token) == (200, ""), (first, kid(token), len(tokens))
+    old = world.issue()
+    tokens = [old]
+    stop = threading.Event()
+
+    def ask() -> None:
+        mine: list[str] = []
+        while not stop.is_set():
+            mine.append(world.issue())
+            for token in (old, *mine[-3:]):
+                assert world.use(token) == (200, ""), (kid(old), kid(token), len(mine))
+            tokens.append(mine[-1])
+
+    def of_the_next_key() -> int:
+        return sum(kid(token) != kid(old) for token in tuple(tokens))
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        asking = [pool.submit(ask) for _ in range(CLIENTS)]
+        try:
+            printed = world.authz("rotate")
+            published_at = time.monotonic()
+            assert "it signs in 2s" in printed
+            wait_until(
+                lambda: of_the_next_key() > 20 or any(one.done() for one in asking),
+                "the next key signs",
+                timeout=20,
+            )
+        finally:
+            stop.set()
+        for one in asking:
+            one.result()
     assert time.monotonic() - published_at > PUBLISH_AHEAD - 0.5
     assert set(world.published()) == {kid(token) for token in tokens}
     assert world.sidecar.metric("authz_checks_total", verdict="deny") == 0
@@ -170,10 +195,18 @@ def withdraw(world: World, leaked: str) -> None:
     assert world.use(token) == (401, "key_unknown")
 
 
-def test_a_key_withdrawn_from_a_file_is_refused_everywhere_within_seconds(worlds: Worlds) -> None:
-    """Although sidecars keep keys for five minutes."""
+def test_a_key_withdrawn_from_a_file_is_refused_everywhere_within_seconds(
+    worlds: Worlds, start_sidecar: StartSidecar
+) -> None:
+    """Although sidecars keep keys for five minutes. Also by one that nobody asks meanwhile."""
     world = worlds.start()
+    shared = {name: world.sidecar.settings[name] for name in ("store", "issuers")}
+    other = start_sidecar({**shared, "transport": "grpcio"})
+    wait_until(lambda: other.status()["feed"]["live"], "the feed is live")
+    token = world.issue()
+    assert status_of(other.client.check(token=token)) == 200
     withdraw(world, world.published()[0])
+    wait_until(lambda: status_of(other.client.check(token=token)) == 401, "refused there as well")
 
 
 def test_a_key_withdrawn_from_vault_is_refused_everywhere_within_seconds(

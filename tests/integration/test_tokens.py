@@ -2,7 +2,6 @@
 and refused everywhere once it was taken back.
 """
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,6 +10,8 @@ from integration.conftest import PATIENT_STORE, Deploy, Deployment
 
 from authz.tokens.clients.client import REFRESH_TOKEN, TOKEN_EXCHANGE, Client
 from support.cluster import ValkeyCluster
+from support.dpop import ProofKey
+from support.http import HeaderLines
 from support.token_service import (
     ISSUER,
     TokenServer,
@@ -25,7 +26,6 @@ from support.waiting import wait_until
 class World:
     tokens: TokenServer
     deployment: Deployment
-    cluster: ValkeyCluster
     login: Client
     app: Client
 
@@ -67,7 +67,7 @@ def world(
         login, public = login_service(), app(scopes=("read", "sessions"))
         tokens.add(login)
         tokens.add(public)
-        yield World(tokens, deployment, _shared_cluster, login, public)
+        yield World(tokens, deployment, login, public)
 
 
 def test_a_reused_refresh_token_takes_everything_of_its_session_along(world: World) -> None:
@@ -135,36 +135,41 @@ def test_a_page_s_cookie_is_let_through_and_from_another_site_it_is_not(world: W
     assert call("POST", "cross-site") == 403
 
 
-def test_issuing_goes_on_after_a_failover_and_says_503_meanwhile(world: World) -> None:
-    """kill -9 of a master while users log in: every answer is a session that lasts, or 503 with
-    Retry-After.
-    """
-    lasting: list[dict[str, str]] = []
-    statuses: list[int] = []
-    dead = world.cluster.masters[0]
+def test_with_one_session_too_many_the_oldest_is_logged_out(world: World) -> None:
+    """Ten devices by default: with the eleventh, the first is refused everywhere."""
+    devices = [world.log_in("erik") for _ in range(10)]
+    assert [world.call(one["access_token"]) for one in devices] == [200] * 10
+    devices.append(world.log_in("erik"))
+    world.is_refused(devices[0]["access_token"])
+    assert world.refresh(devices[0]["refresh_token"])[0] == 400
+    assert [world.call(one["access_token"]) for one in devices[1:]] == [200] * 10
 
-    def log_in() -> None:
-        said = assertion(world.login, f"user-{len(statuses)}")
-        answer = world.tokens.exchange(world.login.id, said)
-        statuses.append(answer.status_code)
-        if answer.status_code == 200:
-            lasting.append(answer.json())
-            return
-        assert answer.status_code == 503, answer.text
-        assert answer.json()["error"] == "temporarily_unavailable"
-        assert int(answer.headers["retry-after"]) >= 1
 
-    for _ in range(20):
-        log_in()
-    world.cluster.kill(dead)
-    deadline = time.monotonic() + 20
-    while statuses[-30:] != [200] * 30 or len(statuses) < 50:
-        log_in()
-        assert time.monotonic() < deadline, statuses
-    assert not dead.up
-    for token in lasting:
-        refreshed = world.tokens.token(
-            world.login.id, grant_type=REFRESH_TOKEN, refresh_token=token["refresh_token"]
-        )
-        assert refreshed.status_code == 200, refreshed.text
-    world.cluster.heal()
+def test_a_token_that_was_asked_for_with_a_proof_passes_with_one_only(world: World) -> None:
+    """The key to which the token service bound it is the one that the sidecar asks for."""
+    key, endpoint = ProofKey(), f"{ISSUER}/oauth2/token"
+    form = {
+        "grant_type": TOKEN_EXCHANGE,
+        "client_id": world.app.id,
+        "subject_token": assertion(world.login, "fay", azp=world.app.id),
+        "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
+    }
+
+    def ask(**form: str) -> dict[str, str]:
+        proof = {"dpop": key.prove("POST", endpoint)}
+        answer = world.tokens.http.post("/oauth2/token", data=form, headers=proof)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["token_type"] == "DPoP"
+        return answer.json()  # type: ignore[no-any-return]
+
+    first = ask(**form)
+    again = {"grant_type": REFRESH_TOKEN, "client_id": world.app.id}
+    second = ask(**again, refresh_token=first["refresh_token"])
+    for token in (first["access_token"], second["access_token"]):
+        proof = key.prove("GET", "http://app.example/hello", token)
+        shown: HeaderLines = [("authorization", f"DPoP {token}"), ("dpop", proof)]
+        assert world.deployment.get("/hello", headers=shown).status == 200
+        replayed = world.deployment.get("/hello", headers=shown)
+        assert (replayed.status, replayed.json()["reason"]) == (401, "proof_replayed")
+        stolen = world.deployment.get("/hello", token=token)
+        assert (stolen.status, stolen.json()["reason"]) == (401, "scheme_mismatch")

@@ -8,9 +8,9 @@ still learnt, for the next check of that token.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from redis.asyncio import Redis
@@ -43,6 +43,8 @@ that has nothing else to do they are over at once."""
 BEHIND = 0.005
 """Seconds by which a timer may be late in a loop that does its work. What is more is given back to
 the question: it was lost to the loop's own work, before Redis was asked or could be heard."""
+
+ReplyT = TypeVar("ReplyT")
 
 log = structlog.get_logger(__name__)
 
@@ -260,8 +262,7 @@ class Lane:
         for command in commands:
             pipeline.execute_command(*command)
         try:
-            async with asyncio.timeout(within):
-                replies: list[Any] = await pipeline.execute(raise_on_error=False)
+            replies = await self._in_time(pipeline.execute(raise_on_error=False), within)
         except (RedisError, OSError, TimeoutError) as error:
             text = describe(error) if str(error) else f"no answer within {within:g} s"
             self._fail(text)
@@ -287,7 +288,7 @@ class Lane:
     async def probe(self) -> bool:
         """Whether the node answers. Tells the breaker."""
         try:
-            await self._ping(max(self._timeout, PROBE_TIMEOUT))
+            await self._in_time(self.client.ping(), max(self._timeout, PROBE_TIMEOUT))
         except (RedisError, OSError, TimeoutError) as error:
             self.last_error = describe(error)
             self.breaker.probe_failed(self._loop.time())
@@ -297,23 +298,22 @@ class Lane:
         self.breaker.probe_succeeded(self._loop.time())
         return True
 
-    async def _ping(self, within: float) -> None:
-        """TimeoutError: no answer within so many seconds, and the turns that questions have, too.
-        RedisError, OSError: there is none.
+    async def _in_time(self, call: Awaitable[ReplyT], within: float) -> ReplyT:
+        """What a call gives. TimeoutError: nothing within so many seconds, and the turns that
+        questions have, too.
         """
-        ping = asyncio.ensure_future(self.client.ping())
+        reply = asyncio.ensure_future(call)
         try:
             due = self._loop.time() + within
             for _ in range(1 + LATE_TURNS):
-                await asyncio.wait([ping], timeout=max(0.0, due - self._loop.time()))
-                if ping.done():
-                    ping.result()
-                    return
+                await asyncio.wait([reply], timeout=max(0.0, due - self._loop.time()))
+                if reply.done():
+                    return reply.result()
                 due = _prolonged(due, self._loop.time(), within)
             raise TimeoutError
         finally:
-            ping.cancel()
-            ping.add_done_callback(_is_over)
+            reply.cancel()
+            reply.add_done_callback(_is_over)
 
     async def aclose(self) -> None:
         for question in self._pending:  # first: a task that ends sends what is pending

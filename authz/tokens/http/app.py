@@ -127,6 +127,15 @@ def _users(parts: Parts) -> APIRouter:
     async def end_sessions(request: Request, subject: str) -> Response:
         return await sessions.end_all(parts, request, subject)
 
+    @router.get(
+        "/{subject:path}/sessions/{sid}",
+        response_model=schemas.Session,
+        responses=schemas.errors(401, 403, 404, 429),
+        summary="One session",
+    )
+    async def show_one(request: Request, subject: str, sid: str) -> Response:
+        return await sessions.show_session(parts, request, subject, sid)
+
     @router.delete(
         "/{subject:path}/sessions/{sid}",
         status_code=204,

@@ -35,10 +35,15 @@ class _Asker(NamedTuple):
 
 async def list_sessions(parts: Parts, request: Request, subject: str) -> Response:
     """OAuthError, StoreError."""
-    asker = await _asker(parts, request, subject)
-    found = await parts.tokens.sessions(subject, parts.clock())
-    sessions = [{**_shown(asdict(one)), "current": one.sid == asker.sid} for one in found]
-    return JSONResponse({"sessions": sessions})
+    return JSONResponse({"sessions": await _sessions(parts, request, subject)})
+
+
+async def show_session(parts: Parts, request: Request, subject: str, sid: str) -> Response:
+    """OAuthError 404: the user has no such session. StoreError."""
+    for session in await _sessions(parts, request, subject):
+        if session["id"] == sid:
+            return JSONResponse(session)
+    raise _no_such_session()
 
 
 async def end_session(parts: Parts, request: Request, subject: str, sid: str) -> Response:
@@ -47,7 +52,7 @@ async def end_session(parts: Parts, request: Request, subject: str, sid: str) ->
     now = parts.clock()
     note = Note("session ended", asker.by, now)
     if not await parts.tokens.end_session(subject, sid, note, now):
-        raise OAuthError(404, "not_found", "the user has no such session")
+        raise _no_such_session()
     return Response(status_code=204)
 
 
@@ -57,6 +62,13 @@ async def end_all(parts: Parts, request: Request, subject: str) -> Response:
     now = parts.clock()
     ended = await parts.tokens.end_all(subject, Note("logged out everywhere", asker.by, now), now)
     return JSONResponse({"ended": ended})
+
+
+async def _sessions(parts: Parts, request: Request, subject: str) -> list[dict[str, Any]]:
+    """As they are shown, the one that asks marked. OAuthError, StoreError."""
+    asker = await _asker(parts, request, subject)
+    found = await parts.tokens.sessions(subject, parts.clock())
+    return [{**_shown(asdict(one)), "current": one.sid == asker.sid} for one in found]
 
 
 async def _asker(parts: Parts, request: Request, subject: str) -> _Asker:
@@ -120,6 +132,10 @@ def _challenged(error: OAuthError) -> OAuthError:
     return OAuthError(
         401, error.error, error.description, {**error.headers, "www-authenticate": challenge}
     )
+
+
+def _no_such_session() -> OAuthError:
+    return OAuthError(404, "not_found", "the user has no such session")
 
 
 def _shown(session: dict[str, Any]) -> dict[str, Any]:

@@ -68,6 +68,6 @@ def test_every_answer_is_one_that_is_described(
                     assert set(response.json()) == {"error", "error_description"}, response.text
 
         holds()
-    assert len(asked) == 8
+    assert len(asked) == 9
     for endpoint in ("token", "revoke", "introspect"):
         assert {400, 401} <= asked[f"POST /oauth2/{endpoint}"]

@@ -1,6 +1,7 @@
 """Whoever asks too often is told when to come back, with Redis and without."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import httpx
@@ -10,6 +11,7 @@ from authz.tokens.clients.client import CLIENT_CREDENTIALS, REFRESH_TOKEN, TOKEN
 from authz.tokens.refresh import RefreshToken
 from support.token_service import (
     NO_LIMITS,
+    SECRET,
     TokenServer,
     app,
     assertion,
@@ -23,7 +25,10 @@ LIMITS = {
     **NO_LIMITS,
     "issue_client": "5/hour",
     "issue_user": "2/hour",
+    "issue_address": "20/hour",
+    "refresh_client": "12/hour",
     "refresh_user": "3/hour",
+    "refresh_address": "20/hour",
     "failures_client": "3/hour",
     "failures_user": "2/hour",
     "failures_address": "8/hour",
@@ -77,11 +82,10 @@ def assert_limited(answer: httpx.Response, what: str) -> None:
 
 def test_a_client_gets_so_many_tokens(limited: Limited) -> None:
     client, other = limited.add(new_client()), limited.add(new_client())
-    secret = "a-secret-of-a-test-client-which-is-no-secret"
     for _ in range(5):
-        assert limited.token(client, secret).status_code == 200
-    assert_limited(limited.token(client, secret), "client")
-    assert limited.token(other, secret).status_code == 200
+        assert limited.token(client, SECRET).status_code == 200
+    assert_limited(limited.token(client, SECRET), "client")
+    assert limited.token(other, SECRET).status_code == 200
 
 
 def test_a_user_logs_in_and_refreshes_so_often(limited: Limited) -> None:
@@ -102,6 +106,31 @@ def test_a_user_logs_in_and_refreshes_so_often(limited: Limited) -> None:
         given = answer.json()
     form = {"grant_type": REFRESH_TOKEN, "refresh_token": given["refresh_token"]}
     assert_limited(limited.server.token(public.id, None, **form), "user")
+
+
+@pytest.mark.parametrize(
+    ("grant", "allowed", "what"),
+    [
+        (CLIENT_CREDENTIALS, 20, "address"),
+        (REFRESH_TOKEN, 12, "client"),
+        (REFRESH_TOKEN, 20, "address"),
+    ],
+)
+def test_what_is_refused_for_itself_counts_as_well(
+    limited: Limited, grant: str, allowed: int, what: str
+) -> None:
+    """Of an address, whichever client it names; of a client, from wherever it asks."""
+    clients = [limited.add(login_service()) for _ in range(1 if what == "client" else 2)]
+    other = {"x-forwarded-for": "198.51.100.50"}
+
+    def ask(n: int, headers: dict[str, str] | None = None) -> httpx.Response:
+        client = clients[n % len(clients)]
+        form = {"grant_type": grant, "client_id": client.id, "client_secret": SECRET}
+        return limited.server.http.post("/oauth2/token", data=form, headers=headers)
+
+    assert {ask(n).status_code for n in range(allowed)} == {400}
+    assert_limited(ask(0), what)
+    assert ask(0, other).status_code == (429 if what == "client" else 400)
 
 
 def made_up(token: str) -> str:
@@ -138,15 +167,14 @@ def test_nobody_can_use_up_what_another_may_do(limited: Limited) -> None:
 def test_whoever_guesses_secrets_is_stopped_and_its_owner_is_not(limited: Limited) -> None:
     """Or anybody could lock a client out by naming it."""
     known, new = limited.add(new_client()), limited.add(new_client())
-    secret = "a-secret-of-a-test-client-which-is-no-secret"
-    assert limited.token(known, secret, "192.0.2.1").status_code == 200
+    assert limited.token(known, SECRET, "192.0.2.1").status_code == 200
     for client, guessers in ((known, "192.0.2.10"), (new, "192.0.2.11")):
         for _ in range(3):
             assert limited.token(client, "guess", guessers).status_code == 401
         assert_limited(limited.token(client, "guess", guessers), "client")
-        assert limited.token(client, secret, "192.0.2.1").status_code == 200
-    assert limited.token(known, secret, "192.0.2.10").status_code == 200  # it is remembered
-    assert_limited(limited.token(new, secret[:-1], "192.0.2.11"), "client")
+        assert limited.token(client, SECRET, "192.0.2.1").status_code == 200
+    assert limited.token(known, SECRET, "192.0.2.10").status_code == 200  # it is remembered
+    assert_limited(limited.token(new, SECRET[:-1], "192.0.2.11"), "client")
 
 
 def test_an_address_that_guesses_is_stopped_whomever_it_names(limited: Limited) -> None:
@@ -161,14 +189,18 @@ def test_an_address_that_guesses_is_stopped_whomever_it_names(limited: Limited) 
     assert after == refused + 1
 
 
-def test_without_redis_guessing_is_still_limited_and_nothing_is_issued(limited: Limited) -> None:
+def test_without_redis_all_is_still_limited_and_nothing_is_issued(limited: Limited) -> None:
     """503 with Retry-After for what needs the store, 429 for whoever asks too often."""
     client = limited.add(new_client())
     limited.valkey.kill()
-    secret = "a-secret-of-a-test-client-which-is-no-secret"
-    answer = limited.token(client, secret, "198.51.100.7")
-    assert (answer.status_code, answer.json()["error"]) == (503, "temporarily_unavailable")
-    assert int(answer.headers["retry-after"]) >= 1
+    with ThreadPoolExecutor(22) as pool:
+        asked = [pool.submit(limited.token, client, SECRET, "198.51.100.7") for _ in range(22)]
+        answers = sorted((one.result() for one in asked), key=lambda answer: answer.status_code)
+    for answer in answers[:2]:
+        assert_limited(answer, "address")
+    for answer in answers[2:]:
+        assert (answer.status_code, answer.json()["error"]) == (503, "temporarily_unavailable")
+        assert int(answer.headers["retry-after"]) >= 1
     assert limited.server.metric("authz_tokens_limits_shared") == 0
     assert limited.server.metric("authz_tokens_errors_total", error="store") >= 1
     assert limited.server.admin("/readyz").status_code == 200
@@ -176,7 +208,7 @@ def test_without_redis_guessing_is_still_limited_and_nothing_is_issued(limited: 
     limited.valkey.restart()
 
     def counted_in_redis() -> bool:
-        limited.token(client, secret, "198.51.100.8")
+        limited.token(client, SECRET, "198.51.100.8")
         return limited.server.metric("authz_tokens_limits_shared") == 1
 
     wait_until(counted_in_redis, "requests are counted in Redis again")

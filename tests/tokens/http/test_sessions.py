@@ -47,6 +47,11 @@ def test_a_user_sees_where_he_is_logged_in(world: World, user: str) -> None:
     assert first["issued"] <= first["refreshed"] < first["expires"]
     assert (first["client_id"], first["tokens"], first["refreshable"]) == (world.login.id, 1, True)
     assert phone["refresh_token"] not in str(sessions)
+    for one in sessions:
+        path = f"/users/{user}/sessions/{one['id']}"
+        assert ask(world, path, phone["access_token"]).json() == one
+    answer = ask(world, f"/users/{user}/sessions/another", phone["access_token"])
+    assert (answer.status_code, answer.json()["error"]) == (404, "not_found")
 
 
 def test_ending_one_session_leaves_the_others(world: World, user: str) -> None:
