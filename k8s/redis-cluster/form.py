@@ -38,6 +38,7 @@ class Peer:
 
     ip: str
     port: int
+    bus: int
     flags: frozenset[str]
     primary: str
     """The id of the primary that it follows; empty for a primary."""
@@ -106,7 +107,7 @@ def _introduce(views: Sequence[View]) -> list[Step]:
         if any(
             peer is None or peer.ip != other.ip or peer.flags & BROKEN for peer, other in mutual
         ):
-            found.append(Step(first.name, ("CLUSTER", "MEET", view.ip, view.port)))
+            found.append(Step(first.name, ("CLUSTER", "MEET", view.ip, view.port, view.own.bus)))
     return found
 
 
@@ -228,14 +229,15 @@ class Nodes:
 def _peer(line: str) -> tuple[str, Peer]:
     """`id ip:port@bus[,hostname] flags primary ping pong epoch link slot slot …`"""
     one, address, flags, primary, _, _, _, _, *slots = line.split()
-    ip, _, port = address.partition(",")[0].partition("@")[0].rpartition(":")
+    client, _, bus = address.partition(",")[0].partition("@")
+    ip, _, port = client.rpartition(":")
     owned: set[int] = set()
     for text in slots:
         if not text.startswith("["):  # a slot that is being moved
             first, _, last = text.partition("-")
             owned.update(range(int(first), int(last or first) + 1))
     named = frozenset(flags.split(","))
-    return one, Peer(ip, int(port or 0), named, primary.strip("-"), frozenset(owned))
+    return one, Peer(ip, int(port or 0), int(bus or 0), named, primary.strip("-"), frozenset(owned))
 
 
 def main() -> int:

@@ -80,7 +80,7 @@ def test_nothing_is_refused_and_all_is_counted(
         assert not {name for name in seen if name.startswith("x-authz")}
         wait_until(lambda: proxy.stats(COUNTER)[f"{COUNTER}shadow_denied"] == 1, "counted")
         assert proxy.stats(COUNTER)[f"{COUNTER}ok"] == 1
-        assert sidecar.metric("authz_checks_total", decision="deny") == 1
+        assert sidecar.metric("authz_checks_total", verdict="deny") == 1
         sidecar.stop()
         assert http.request(proxy.port, "/", token=token).status == 200
         wait_until(lambda: proxy.stats(COUNTER)[f"{COUNTER}shadow_error"] >= 1, "counted, too")

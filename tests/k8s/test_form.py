@@ -37,7 +37,7 @@ THIRDS = [range(5461), range(5461, 10922), range(10922, 16384)]
 
 def peer(number: int, *, flags: str = "", follows: str = "", slots: range = range(0)) -> Any:
     named = frozenset(flags.split(",")) if flags else frozenset()
-    return form.Peer(f"10.0.0.{number}", 6379, named, follows, frozenset(slots))
+    return form.Peer(f"10.0.0.{number}", 6379, 16379, named, follows, frozenset(slots))
 
 
 def formed() -> dict[str, Any]:
@@ -65,7 +65,7 @@ def test_nothing_is_done_to_a_cluster_in_order() -> None:
 
 def test_strangers_are_introduced_first() -> None:
     alone = [view(number, {f"id{number}": peer(number)}) for number in range(NODES)]
-    met = [("CLUSTER", "MEET", f"10.0.0.{number}", 6379) for number in range(1, NODES)]
+    met = [("CLUSTER", "MEET", f"10.0.0.{number}", 6379, 16379) for number in range(1, NODES)]
     assert commands(alone) == [(NAMES[0], command) for command in met]
 
 
@@ -108,7 +108,7 @@ def test_a_node_at_a_new_address_is_met_again() -> None:
     peers = formed()
     moved = replace(view(5, peers), ip="10.0.0.99")
     assert commands([*views(peers)[:5], moved]) == [
-        (NAMES[0], ("CLUSTER", "MEET", "10.0.0.99", 6379))
+        (NAMES[0], ("CLUSTER", "MEET", "10.0.0.99", 6379, 16379))
     ]
 
 

@@ -26,7 +26,14 @@ from support.manifests import (
     workloads,
 )
 
-OVERLAYS = ("base", "redis-cluster", "token-service", "overlays/dev", "overlays/production")
+OVERLAYS = (
+    "base",
+    "redis-cluster",
+    "shared",
+    "token-service",
+    "overlays/dev",
+    "overlays/production",
+)
 OLDEST = "1.29"
 """Of Kubernetes: the first that starts native sidecars without being told to."""
 SIDECARS = K8S / "components/authz-sidecar"
@@ -49,7 +56,7 @@ MY_KUSTOMIZATION = """\
 resources: [deployment.yaml]
 components: [%s]
 configMapGenerator:
-  - {name: authz-sidecar, behavior: merge, files: [authz.yaml]}
+  - {name: authz-config, files: [authz.yaml]}
 """
 
 
@@ -126,14 +133,16 @@ def test_the_proxys_bootstrap_is_what_the_command_prints() -> None:
     shipped = (SIDECARS / "envoy.yaml").read_text()
     first, _, body = shipped.partition("\n")
     arguments = first.removeprefix("# Made by: authz envoy ").split()
-    arguments[arguments.index("authz.yaml")] = str(SIDECARS / "authz.yaml")
+    arguments[arguments.index("k8s/base/authz.yaml")] = str(K8S / "base/authz.yaml")
     outcome = CliRunner().invoke(envoy, arguments)
     assert outcome.exit_code == 0, outcome.output
     assert body == outcome.stdout
 
 
 @pytest.mark.parametrize(
-    "file", sorted(K8S.rglob("authz.yaml")), ids=lambda path: str(path.parent.relative_to(K8S))
+    "file",
+    sorted(path for path in K8S.rglob("authz.yaml") if path.parent.name != "shared"),
+    ids=lambda path: str(path.parent.relative_to(K8S)),
 )
 def test_the_bootstrap_goes_with_the_settings_of_every_overlay(file: Path) -> None:
     """They share one, so what Envoy must know of the settings is the same in all."""
@@ -163,8 +172,9 @@ def test_the_component_adds_the_pair_to_a_plain_deployment(tmp_path: Path) -> No
     assert [one["name"] for one in containers(shop)] == ["authz", "envoy", "migrate", "shop"]
     volumes = {one["name"]: one for one in pod_template(shop)["spec"]["volumes"]}
     config = find(manifests, "ConfigMap", volumes["authz-config"]["configMap"]["name"])
-    assert config["data"]["authz.yaml"] == "issuers: []\n"
-    assert config["data"]["envoy.yaml"] == (SIDECARS / "envoy.yaml").read_text()
+    assert config["data"] == {"authz.yaml": "issuers: []\n"}
+    config = find(manifests, "ConfigMap", volumes["envoy-config"]["configMap"]["name"])
+    assert config["data"] == {"envoy.yaml": (SIDECARS / "envoy.yaml").read_text()}
     policy = find(manifests, "NetworkPolicy", "authz-sidecar")["spec"]["podSelector"]
     assert policy["matchLabels"].items() <= pod_template(shop)["metadata"]["labels"].items()
 
