@@ -127,7 +127,9 @@ def test_a_request_needs_a_token_and_a_revoked_one_is_refused(world: World, toke
     )
     other = token_of(world, secret_in(told))
     assert world.get(token=other)[0] == 200
-    world.run("authz", "revoke", "--config", "/etc/authz/tokens.yaml", "--token", other)
+    revoke = ["authz", "revoke", "--config", "/etc/authz/authz.yaml", "--token", other]
+    done = world.app["authz"].exec(revoke)
+    assert done.returncode == 0, done.stderr
     wait_until(lambda: world.get(token=other)[0] == 401, "refused")
     assert world.get(token=token)[0] == 200
 

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -93,20 +94,22 @@ class Production:
 
         return int(self.network.node.call(request))
 
-    def token(self, pod: Pod, client: str, secret: str) -> str:
+    def post(self, pod: Pod, path: str, **form: str) -> Any:
+        """To the token service, by TLS. The answer's JSON; None where it has none."""
         context = ssl.create_default_context(cafile=self.folder / "secrets/ca.crt")
         context.check_hostname = False  # it is asked by its address here
 
-        def request() -> str:
+        def request() -> Any:
             connection = HTTPSConnection(pod.address, 9195, timeout=10, context=context)
-            form = f"grant_type=client_credentials&client_id={client}&client_secret={secret}"
             kind = {"content-type": "application/x-www-form-urlencoded"}
-            connection.request("POST", "/oauth2/token", form, kind)
-            answer: Any = json.loads(connection.getresponse().read())
+            connection.request("POST", path, urlencode(form), kind)
+            answer = connection.getresponse()
+            body = answer.read()
             connection.close()
-            return str(answer["access_token"])
+            assert answer.status == 200, body
+            return json.loads(body) if body else None
 
-        return str(self.network.node.call(request))
+        return self.network.node.call(request)
 
 
 def make_secrets(folder: Path) -> str:
@@ -152,9 +155,15 @@ def test_from_secrets_to_a_revoked_token_and_a_node_that_lost_its_volume(
     production.network.name(tokens.address, "token-service")
     app = production.pod("Deployment", "app").start()
     secret = run(tokens, "authz", "clients", "add", "me", "--grant", "client_credentials")
-    good, bad = (production.token(tokens, "me", secret) for _ in range(2))
+    me = {"client_id": "me", "client_secret": secret}
+    good, bad = (
+        production.post(tokens, "/oauth2/token", grant_type="client_credentials", **me)[
+            "access_token"
+        ]
+        for _ in range(2)
+    )
     assert production.ask(app, good) == production.ask(app, bad) == 200
-    run(tokens, "authz", "revoke", "--token", bad)
+    production.post(tokens, "/oauth2/revoke", token=bad, **me)
     wait_until(lambda: production.ask(app, bad) == 401, "refused")
 
     nodes[0].close()  # the node and its volume, as a lost machine takes them

@@ -47,7 +47,7 @@ def build_root(root: Path, spec: dict[str, Any]) -> None:
     for name in DEVICES:
         bind(f"/dev/{name}", root / "dev" / name, read_only=False)
     for name in ("proc", "tmp"):
-        (root / name).mkdir()
+        (root / name).mkdir(exist_ok=True)
     mount("--rbind", "/proc", str(root / "proc"))
     bind(spec["hosts"], root / "etc/hosts", read_only=True)
     (root / "etc/nsswitch.conf").write_text("hosts: files\n")

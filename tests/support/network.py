@@ -18,7 +18,7 @@ CLONE_NEWNET = 0x40000000  # <linux/sched.h>
 
 def can_unshare() -> bool:
     """Whether this user may make namespaces with networks and mounts, as root may."""
-    probe = ["unshare", "--net", "--mount", "ip", "link", "add", "b", "type", "bridge"]
+    probe = ["unshare", "--net", "--mount", "ip", "link", "add", "br0", "type", "bridge"]
     try:
         return (
             os.geteuid() == 0

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, Self
@@ -26,7 +27,6 @@ from support.manifests import REPOSITORY, Manifest, files_of, find
 from support.network import Namespace, Network
 from support.process import ChildProcess
 from support.valkey import valkey_binary
-from support.waiting import wait_until
 
 CONTAINER = Path(__file__).with_name("container.py")
 VENV = Path(sys.executable).parents[1]
@@ -74,9 +74,9 @@ class Container:
         self, command: Sequence[str], *, timeout: float = 30
     ) -> "subprocess.CompletedProcess[str]":
         """Run a command in it, as `kubectl exec` and hooks do."""
-        pid = str(self.process.pid)
+        spaces = ["--target", str(self.process.pid), "--mount", "--net", "--root", "--wdns=/"]
         return subprocess.run(
-            ["nsenter", "--target", pid, "--mount", "--net", "--root", "--wd=/", "--", "env", "-i",
+            ["nsenter", *spaces, "--", "env", "-i",
              *(f"{name}={value}" for name, value in self.env.items()),
              *self._privileges(), *map(self._expand, command)],
             capture_output=True, text=True, timeout=timeout, check=False,
@@ -196,9 +196,7 @@ class Pod:
         self.network, self.folder, self.name, self.space = network, folder, name, space
         self.spec = template["spec"]
         self.programs = programs(**more_programs)
-        self.image = sorted(
-            {str(REPOSITORY), str(VENV.resolve()), str(VENV), sys.base_prefix, *image}
-        )
+        self.image = sorted({str(REPOSITORY), str(VENV.resolve()), sys.base_prefix, *image})
         self.image = [path for path in self.image if not path.startswith("/usr/")]
         self.events: list[tuple[str, str]] = []
         """What happened at the end, in order: (container, `preStop`, `SIGTERM` or `ended`)."""
@@ -227,7 +225,9 @@ class Pod:
             for one in self.mains:
                 one.start()
             if ready:
-                wait_until(lambda: self.ready, f"{self.name} ready", timeout=60)
+                for one in self.running:
+                    one.process.wait_ready(partial(one.probe, "readinessProbe"), timeout=60)
+                assert self.ready
         except BaseException:
             self.close()
             raise
