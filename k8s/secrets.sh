@@ -69,7 +69,7 @@ fi
 
 cat > users.acl <<ACL
 user default off
-user admin on $(hash admin) resetchannels +cluster +dbsize +ping +hello +client|setname +client|setinfo
+user admin on $(hash admin) resetchannels +cluster +dbsize +ping +hello +client|setname
 user health on $(hash health) resetchannels +cluster|info +info +ping +hello
 user replica on $(hash replica) resetchannels +psync +replconf +ping
 user authz-check on $(hash authz-check) resetchannels &jwt:* %R~jwt:* %W~jwt:*:used:* +set +mget +get +hmget +xrange +scan +pexpiretime +subscribe +asking +ping +client|setname +cluster|slots

@@ -133,18 +133,22 @@ def _share_slots(views: Sequence[View], names: Sequence[str]) -> list[Step]:
 
 def _follow(views: Sequence[View]) -> list[Step]:
     """A node without slots follows the primary that has the fewest replicas. One with keys is left
-    alone: they may be all that is left of something.
+    alone: they may be all that is left of something. A primary that has none, as after a failover,
+    gets one of those that have two.
     """
-    followers = {view.id: 0 for view in views if view.own.slots}
+    followers: dict[str, list[View]] = {view.id: [] for view in views if view.own.slots}
     for view in views:
         if view.own.primary in followers:
-            followers[view.own.primary] += 1
-    for view in views:
-        idle = not view.own.slots and not view.own.primary and not view.keys
-        if idle and followers:
-            primary = min(followers, key=lambda one: (followers[one], one))
-            if primary in view.peers:
-                return [Step(view.name, ("CLUSTER", "REPLICATE", primary))]
+            followers[view.own.primary].append(view)
+    if not followers:
+        return []
+    neediest = min(followers, key=lambda one: (len(followers[one]), one))
+    idle = [view for view in views if not view.own.slots and not view.own.primary and not view.keys]
+    richest = max(followers.values(), key=len)
+    spare = richest[1:] if not followers[neediest] else []
+    for view in [*idle, *spare]:
+        if neediest in view.peers:
+            return [Step(view.name, ("CLUSTER", "REPLICATE", neediest))]
     return []
 
 
@@ -255,6 +259,7 @@ def main() -> int:
         access |= {"ssl": True, "ssl_ca_certs": str(options.ca_file)}
     nodes = Nodes(options.nodes, **access)
     deadline = time.monotonic() + options.within
+    told = ""
     while True:
         views = nodes.look()
         todo = steps(views, options.nodes)
@@ -265,6 +270,9 @@ def main() -> int:
         if time.monotonic() > deadline:
             print(f"not in order: {lack or todo[0]}", file=sys.stderr)
             return 1
+        if not todo and lack != told:
+            told = lack
+            print(f"waiting: {lack}", flush=True)
         for step in todo:
             nodes.do(step)
         time.sleep(PAUSE)

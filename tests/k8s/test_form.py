@@ -98,6 +98,18 @@ def test_an_empty_node_follows_who_has_no_replica() -> None:
     assert NAMES[1] in form.missing(views(peers), NAMES)
 
 
+def test_a_primary_that_took_over_gets_a_replica_of_those_that_have_two() -> None:
+    """Where the one that came back empty had been given away before the failover."""
+    peers = formed() | {"id3": peer(3, slots=THIRDS[0]), "id0": peer(0, follows="id1")}
+    ((node, command),) = commands(views(peers))
+    assert node in {NAMES[0], NAMES[4]}
+    assert command == ("CLUSTER", "REPLICATE", "id3")
+
+
+def test_a_primary_whose_replica_is_away_for_a_moment_takes_nobody_elses() -> None:
+    assert commands(views(formed())[:5]) == []
+
+
 def test_a_node_with_keys_is_left_alone() -> None:
     peers = formed() | {"id4": peer(4)}
     seen = [*views(peers)[:4], view(4, peers, keys=1), view(5, peers)]
