@@ -207,7 +207,7 @@ class Nodes:
         print(f"{step.node}: {' '.join(map(str, step.command[:6]))}", flush=True)
         try:
             with self._connect(step.node) as node:
-                node.execute_command(*step.command)  # type: ignore[no-untyped-call]
+                node.execute_command(*step.command)
         except (RedisError, OSError) as error:
             print(f"{step.node}: {error}", flush=True)
 
@@ -223,8 +223,8 @@ class Nodes:
         address = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0][4]
         with self._connect(name) as node:
             # As two words, or the client would parse the reply.
-            text: str = node.execute_command("CLUSTER", "NODES")  # type: ignore[no-untyped-call]
-            keys = int(node.dbsize())  # type: ignore[arg-type]  # this client isn't asynchronous
+            text: str = node.execute_command("CLUSTER", "NODES")
+            keys = int(node.dbsize())
         peers = dict(_peer(line) for line in text.splitlines())
         myself = next(one for one, peer in peers.items() if "myself" in peer.flags)
         return View(name, str(address[0]), int(port), myself, keys, peers)

@@ -246,17 +246,3 @@ def test_a_pod_goes_without_a_failed_request(world: World, token: str) -> None:
     assert old.events.index(("envoy", "preStop")) < old.events.index(("app", "preStop"))
     assert {one.process.returncode for one in [*old.inits, *old.mains]} == {0}
     assert "stopped" in old["authz"].process.log_text().splitlines()[-1]
-
-
-def test_a_sidecar_that_hangs_is_found_out_by_its_probes(world: World) -> None:
-    """And the application behind it is out of reach as long: Envoy lets nothing through."""
-    pod = world.another_app("app-hung")
-    try:
-        pod["authz"].process.freeze()
-        wait_until(lambda: not pod["authz"].probe("livenessProbe"), "noticed", timeout=15)
-        assert not pod.ready
-        assert pod.status(PROXY, "/") == 503
-        pod["authz"].process.thaw()
-        wait_until(lambda: pod.ready, "well again", timeout=15)
-    finally:
-        pod.close()

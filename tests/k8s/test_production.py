@@ -114,7 +114,7 @@ class Production:
 
 def make_secrets(folder: Path) -> str:
     env = {**with_kubectl(), "PYTHONPATH": str(REPOSITORY)}  # PATH has this environment's authz
-    command = [K8S / "secrets.sh", SPACE, folder]
+    command = [str(K8S / "secrets.sh"), SPACE, str(folder)]
     return subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout
 
 
@@ -122,10 +122,9 @@ def test_the_certificates_are_taken_strictly(tmp_path: Path) -> None:
     """As Python 3.13 takes them by default; and a second run keeps what the first one made."""
     first = make_secrets(tmp_path)
     for name in ("redis-cluster", "token-service"):
-        command = ["openssl", "verify", "-x509_strict", "-CAfile", tmp_path / "ca.crt"]
-        done = subprocess.run(
-            [*command, tmp_path / f"{name}.crt"], capture_output=True, text=True, check=False
-        )
+        files = [str(tmp_path / "ca.crt"), str(tmp_path / f"{name}.crt")]
+        command = ["openssl", "verify", "-x509_strict", "-CAfile", *files]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     assert make_secrets(tmp_path) == first
     assert (tmp_path / "ca.key").stat().st_mode & 0o077 == 0

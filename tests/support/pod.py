@@ -4,6 +4,7 @@ Each container has a read-only root, its volumes and nothing else to write to, i
 no capabilities, and the pod's network. What stands in for images are this machine's programs.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -84,19 +85,19 @@ class Container:
 
     def probe(self, kind: str) -> bool:
         """Whether the probe of this kind succeeds; one that isn't declared does."""
-        match self.manifest.get(kind):
+        probe = self.manifest.get(kind)
+        patience: float = (probe or {}).get("timeoutSeconds", 1)
+        match probe:
             case None:
                 return True
-            case {"httpGet": {"path": path, "port": port}, **rest}:
-                return (
-                    200
-                    <= self.pod.status(self.port(port), path, rest.get("timeoutSeconds", 1))
-                    < 400
-                )
+            case {"httpGet": {"path": path, "port": port}}:
+                return 200 <= self.pod.status(self.port(port), path, patience) < 400
             case {"tcpSocket": {"port": port}}:
                 return self.pod.accepts(self.port(port))
             case {"exec": {"command": command}}:
-                return self.exec(command).returncode == 0
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    return self.exec(command, timeout=patience).returncode == 0
+                return False
         raise NotImplementedError(f"{self.name}: {kind}")
 
     def port(self, port: str | int) -> int:
@@ -316,18 +317,19 @@ class Pod:
     def _volume(self, volume: Manifest, manifests: Sequence[Manifest]) -> Path:
         path = self.folder / "volumes" / volume["name"]
         path.mkdir(parents=True)
-        match volume:
-            case {"emptyDir": _}:
-                return self._owned(path, 0o2777)
-            case {"configMap": {"name": name, **rest}}:
-                source = find(manifests, "ConfigMap", name)
-            case {"secret": {"secretName": name, **rest}}:
-                try:
-                    source = find(manifests, "Secret", name)
-                except LookupError:
-                    if rest.get("optional"):
-                        return self._owned(path, 0o2755)
-                    raise
+        if "emptyDir" in volume:
+            return self._owned(path, 0o2777)
+        rest: Manifest = volume.get("configMap") or volume["secret"]
+        try:
+            source = (
+                find(manifests, "ConfigMap", rest["name"])
+                if "configMap" in volume
+                else find(manifests, "Secret", rest["secretName"])
+            )
+        except LookupError:
+            if rest.get("optional"):
+                return self._owned(path, 0o2755)
+            raise
         content = files_of(source)
         items = rest.get("items") or [{"key": name, "path": name} for name in content]
         for item in items:
