@@ -88,6 +88,29 @@ def test_nothing_is_refused_and_all_is_counted(
         proxy.stop()
 
 
+def test_no_client_steers_envoy_by_its_own_headers(
+    tmp_path: Path, start_sidecar: StartSidecar, upstream: Upstream, ports: dict[str, int]
+) -> None:
+    """Those that Envoy obeys from its own kind: time limits, retries, rewritten paths."""
+    sidecar = start_sidecar()
+    bootstrap = shipped(tmp_path, ROOT / "envoy/envoy.yaml", sidecar, upstream, **ports)
+    told = {
+        "x-envoy-upstream-rq-timeout-ms": "1",
+        "x-envoy-retry-on": "5xx",
+        "x-envoy-internal": "true",
+        "x-envoy-original-path": "/admin",
+        "x-envoy-original-host": "elsewhere.example",
+    }
+    proxy = Envoy(tmp_path / "envoy", bootstrap, **ports)
+    try:
+        proxy.start()
+        answer = http.request(proxy.port, "/healthz", headers=list(told.items()))
+        assert answer.status == 200
+        assert not told.keys() & {name for name, _ in answer.json()["headers"]}
+    finally:
+        proxy.stop()
+
+
 def test_the_header_filter_for_istio_works_in_envoy(
     tmp_path: Path, start_sidecar: StartSidecar, upstream: Upstream, ports: dict[str, int]
 ) -> None:

@@ -3,7 +3,7 @@
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -198,6 +198,58 @@ def test_what_is_mounted_and_asked_for_is_there(overlay: str) -> None:
     for service in (one for one in manifests if one["kind"] == "Service"):
         behind = ports[service["spec"]["selector"]["app.kubernetes.io/name"]]
         assert {one["targetPort"] for one in service["spec"]["ports"]} <= behind
+
+
+@pytest.mark.parametrize(
+    ("of", "to", "port", "let_in"),
+    [
+        ("app", "redis-cluster", "redis", True),
+        ("authz", "redis-cluster", "redis", True),
+        ("token-service", "redis-cluster", "redis", True),
+        ("redis-cluster-form", "redis-cluster", "redis", True),
+        ("redis-cluster", "redis-cluster", "bus", True),
+        ("redis-cluster-form", "redis-cluster", "bus", False),
+        ("app", "redis-cluster", "bus", False),
+        ("app", "token-service", "tokens", True),
+        ("authz", "token-service", "tokens", True),
+        ("redis-cluster", "token-service", "tokens", False),
+        ("token-service", "app", "authz-proxy", True),
+        ("token-service", "app", "envoy-metrics", False),
+        ("app", "authz", "check", False),
+    ],
+)
+def test_pods_reach_what_they_need_and_no_more(of: str, to: str, port: str, let_in: bool) -> None:
+    """As the NetworkPolicies say it of pods in one namespace."""
+    manifests = [*built("overlays/production"), *built("shared")]
+    labels = {
+        template["labels"]["app.kubernetes.io/name"]: template["labels"]
+        for template in (pod_template(one)["metadata"] for one in workloads(manifests))
+    }
+    rules = [
+        rule
+        for policy in manifests
+        if policy["kind"] == "NetworkPolicy"
+        and policy["spec"]["podSelector"]["matchLabels"].items() <= labels[to].items()
+        for rule in policy["spec"]["ingress"]
+    ]
+    assert rules, f"anybody reaches {to}"
+    found = any(
+        port in {one["port"] for one in rule["ports"]}
+        and ("from" not in rule or any(_selects(one, labels[of]) for one in rule["from"]))
+        for rule in rules
+    )
+    assert found == let_in
+
+
+def _selects(peer: Manifest, labels: Mapping[str, str]) -> bool:
+    selector = peer.get("podSelector")
+    return selector is not None and selector["matchLabels"].items() <= labels.items()
+
+
+def test_no_two_copies_of_a_shard_share_a_node_in_production() -> None:
+    nodes = find(built("overlays/production"), "StatefulSet", "redis-cluster")
+    affinity = pod_template(nodes)["spec"]["affinity"]["podAntiAffinity"]
+    assert affinity.keys() == {"requiredDuringSchedulingIgnoredDuringExecution"}
 
 
 def test_the_images_packages_are_those_of_the_lock() -> None:
