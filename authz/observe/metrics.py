@@ -10,11 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-)
 from prometheus_client.core import Metric as Family
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
@@ -23,6 +18,7 @@ from authz import __version__
 from authz.check.verdict import Reason
 from authz.observe import names
 from authz.observe.counters import CheckCounters, Histogram
+from authz.observe.families import Values, family, histogram
 
 # Series that exist from the start, at 0: one that began at 1 would be no increase to Prometheus,
 # and an alert would miss the first fail-open.
@@ -307,43 +303,43 @@ class Metrics(Collector):
         yield from self._collect_audit()
         yield from self._collect_reconciled()
         yield from self._collect_keys()
-        yield _histogram(names.LOOP_LAG, self._loop_lag)
+        yield histogram(names.LOOP_LAG, self._loop_lag)
         build = (__version__, platform.python_version(), self._transport)
-        yield _gauge(names.BUILD_INFO, {build: 1})
+        yield family(names.BUILD_INFO, {build: 1})
 
     def _collect_checks(self) -> Iterator[Family]:
         verdicts = dict.fromkeys(_POSSIBLE_VERDICTS, 0) | {
             (str(decision), str(reason)): count
             for (decision, reason), count in self._checks.verdicts().items()
         }
-        yield _counter(names.CHECKS, verdicts)
-        yield _histogram(names.CHECK_DURATION, self._checks.duration)
-        yield _counter(names.FAIL_OPENS, _by_one_label(self._fail_opens, STORE_CAUSES))
+        yield family(names.CHECKS, verdicts)
+        yield histogram(names.CHECK_DURATION, self._checks.duration)
+        yield family(names.FAIL_OPENS, _by_one_label(self._fail_opens, STORE_CAUSES))
 
     def _collect_connections(self) -> Iterator[Family]:
         """Without any value where the transport counts nothing."""
         told = self._connections
-        yield _gauge(names.CONNECTIONS, {(): told.open} if told else {})
-        yield _counter(names.CONNECTIONS_ACCEPTED, {(): told.accepted} if told else {})
-        yield _counter(names.CONNECTIONS_REFUSED, _by_one_label(told.refused) if told else {})
-        yield _counter(names.CONNECTION_FAULTS, _by_one_label(told.faults) if told else {})
-        yield _counter(names.GRPC_CALLS, _by_one_label(told.calls()) if told else {})
+        yield family(names.CONNECTIONS, {(): told.open} if told else {})
+        yield family(names.CONNECTIONS_ACCEPTED, {(): told.accepted} if told else {})
+        yield family(names.CONNECTIONS_REFUSED, _by_one_label(told.refused) if told else {})
+        yield family(names.CONNECTION_FAULTS, _by_one_label(told.faults) if told else {})
+        yield family(names.GRPC_CALLS, _by_one_label(told.calls()) if told else {})
 
     def _collect_caches(self) -> Iterator[Family]:
-        yield _counter(names.TOKEN_CACHE_HITS, {(): self._tokens.hits})
-        yield _counter(names.TOKEN_CACHE_MISSES, {(): self._tokens.misses})
-        yield _gauge(names.TOKEN_CACHE_SIZE, {(): self._tokens.size})
+        yield family(names.TOKEN_CACHE_HITS, {(): self._tokens.hits})
+        yield family(names.TOKEN_CACHE_MISSES, {(): self._tokens.misses})
+        yield family(names.TOKEN_CACHE_SIZE, {(): self._tokens.size})
         cache = self._knowledge.cache
-        yield _counter(
+        yield family(
             names.REVOCATION_CACHE_HITS,
             {("revoked",): cache.hits_revoked, ("clear",): cache.hits_clear},
         )
-        yield _counter(names.REVOCATION_CACHE_MISSES, {(): cache.misses})
-        yield _gauge(
+        yield family(names.REVOCATION_CACHE_MISSES, {(): cache.misses})
+        yield family(
             names.REVOCATION_CACHE_SIZE,
             {("revoked",): cache.size_revoked, ("clear",): cache.size_clear},
         )
-        yield _counter(
+        yield family(
             names.REVOCATION_CACHE_EVICTIONS,
             {("revoked",): cache.evictions_revoked, ("clear",): cache.evictions_clear},
         )
@@ -351,112 +347,83 @@ class Metrics(Collector):
     def _collect_knowledge(self) -> Iterator[Family]:
         knowledge = self._knowledge
         answers = {(str(answer),): count for answer, count in knowledge.filtered.items()}
-        yield _counter(names.FILTER_LOOKUPS, answers)
-        yield _gauge(names.FILTER_ENTRIES, {(): knowledge.filter.entries})
-        yield _gauge(names.FILTER_BYTES, {(): knowledge.filter.size_bytes})
-        yield _gauge(names.CUTOFFS, {(): knowledge.cutoffs.users})
+        yield family(names.FILTER_LOOKUPS, answers)
+        yield family(names.FILTER_ENTRIES, {(): knowledge.filter.entries})
+        yield family(names.FILTER_BYTES, {(): knowledge.filter.size_bytes})
+        yield family(names.CUTOFFS, {(): knowledge.cutoffs.users})
 
     def _collect_feed(self) -> Iterator[Family]:
         """Without any value where there is no feed."""
         feed = self._feed
         figures = feed.figures if feed else None
-        yield _gauge(names.FEED_BUCKETS, {(): feed.buckets} if feed else {})
-        yield _gauge(names.FEED_LIVE_BUCKETS, {(): feed.live_buckets} if feed else {})
+        yield family(names.FEED_BUCKETS, {(): feed.buckets} if feed else {})
+        yield family(names.FEED_LIVE_BUCKETS, {(): feed.live_buckets} if feed else {})
         stale_for = feed.staleness if feed else math.inf
-        yield _gauge(names.FEED_STALENESS, {} if math.isinf(stale_for) else {(): stale_for})
-        yield _gauge(names.FEED_SUBSCRIBED, {(): int(feed.subscribed)} if feed else {})
-        yield _counter(names.FEED_ENTRIES, _by_one_label(figures.entries) if figures else {})
-        yield _counter(names.FEED_GAPS, {(): figures.gaps} if figures else {})
-        yield _counter(names.FEED_SYNCS, {(): figures.syncs} if figures else {})
-        yield _counter(names.FEED_SCANS, {(): figures.scans} if figures else {})
-        yield _counter(names.FEED_HISTORY_LOST, {(): figures.lost} if figures else {})
-        yield _counter(names.FEED_FAILURES, {(): figures.failures} if figures else {})
-        yield _histogram(names.REVOCATION_LAG, self._revocation_lag)
+        yield family(names.FEED_STALENESS, {} if math.isinf(stale_for) else {(): stale_for})
+        yield family(names.FEED_SUBSCRIBED, {(): int(feed.subscribed)} if feed else {})
+        yield family(names.FEED_ENTRIES, _by_one_label(figures.entries) if figures else {})
+        yield family(names.FEED_GAPS, {(): figures.gaps} if figures else {})
+        yield family(names.FEED_SYNCS, {(): figures.syncs} if figures else {})
+        yield family(names.FEED_SCANS, {(): figures.scans} if figures else {})
+        yield family(names.FEED_HISTORY_LOST, {(): figures.lost} if figures else {})
+        yield family(names.FEED_FAILURES, {(): figures.failures} if figures else {})
+        yield histogram(names.REVOCATION_LAG, self._revocation_lag)
 
     def _collect_store(self) -> Iterator[Family]:
         breakers = {} if self._store is None else self._store.breakers()
-        yield _counter(
+        yield family(
             names.STORE_LOOKUPS, _by_one_label(self._lookups, ("revoked", "clear", *STORE_CAUSES))
         )
-        yield _histogram(names.STORE_LATENCY, self._store_latency)
-        yield _gauge(
+        yield histogram(names.STORE_LATENCY, self._store_latency)
+        yield family(
             names.STORE_BREAKER_OPEN,
             {(node,): int(breaker.state == "open") for node, breaker in breakers.items()},
         )
-        yield _counter(
+        yield family(
             names.STORE_BREAKER_OPENED,
             {(node,): breaker.opened for node, breaker in breakers.items()},
         )
         refreshes = {} if self._store is None else {(): self._store.topology_refreshes}
-        yield _counter(names.STORE_TOPOLOGY_REFRESHES, refreshes)
-        yield _counter(names.EXPOSED_TOKENS, _by_one_label(self._exposed))
+        yield family(names.STORE_TOPOLOGY_REFRESHES, refreshes)
+        yield family(names.EXPOSED_TOKENS, _by_one_label(self._exposed))
 
     def _collect_uses(self) -> Iterator[Family]:
         outcomes = ("first", "used", "used_here", *STORE_CAUSES)
-        yield _counter(names.USES, _by_one_label(self._uses.results, outcomes))
-        yield _gauge(names.USES_REMEMBERED, {(): self._uses.remembered})
-        yield _gauge(names.USES_UNWRITTEN, {(): len(self._uses.owed)})
-        yield _counter(names.USES_SETTLED, _by_one_label(self._uses.owed.settled))
-        yield _counter(names.USES_EVICTED, {(): self._uses.evictions})
+        yield family(names.USES, _by_one_label(self._uses.results, outcomes))
+        yield family(names.USES_REMEMBERED, {(): self._uses.remembered})
+        yield family(names.USES_UNWRITTEN, {(): len(self._uses.owed)})
+        yield family(names.USES_SETTLED, _by_one_label(self._uses.owed.settled))
+        yield family(names.USES_EVICTED, {(): self._uses.evictions})
 
     def _collect_audit(self) -> Iterator[Family]:
-        yield _counter(names.AUDIT_RECORDS, {(): self._audit.written})
-        yield _counter(names.AUDIT_LATE, {(): self._audit.late})
-        yield _counter(names.AUDIT_FAILURES, _by_one_label(self._audit.failed))
-        yield _gauge(names.AUDIT_QUEUE, {(): self._audit.queue_length})
+        yield family(names.AUDIT_RECORDS, {(): self._audit.written})
+        yield family(names.AUDIT_LATE, {(): self._audit.late})
+        yield family(names.AUDIT_FAILURES, _by_one_label(self._audit.failed))
+        yield family(names.AUDIT_QUEUE, {(): self._audit.queue_length})
 
     def _collect_reconciled(self) -> Iterator[Family]:
         told = self._reconciler
         by_finding = {(str(was).lower(),): count for was, count in told.reconciled.items()}
-        yield _counter(names.RECONCILED, by_finding)
-        yield _counter(names.RECONCILED_AFTER, {(): told.requests_after})
-        yield _gauge(names.RECONCILE_PENDING, {(): told.pending})
-        yield _counter(names.RECONCILE_DROPPED, {(): told.dropped})
+        yield family(names.RECONCILED, by_finding)
+        yield family(names.RECONCILED_AFTER, {(): told.requests_after})
+        yield family(names.RECONCILE_PENDING, {(): told.pending})
+        yield family(names.RECONCILE_DROPPED, {(): told.dropped})
 
     def _collect_keys(self) -> Iterator[Family]:
         now = self._clock()
         rings = list(self._keys())
         ages = {(ring.issuer, ring.use): ring.age(now) for ring in rings}
-        yield _gauge(
+        yield family(
             names.KEY_SET_AGE, {labels: age for labels, age in ages.items() if age is not None}
         )
         failing = {(ring.issuer, ring.use): int(ring.failing) for ring in rings}
-        yield _gauge(names.KEY_SET_FAILING, failing)
-        yield _counter(
+        yield family(names.KEY_SET_FAILING, failing)
+        yield family(
             names.KEY_REFRESHES,
             {(ring.issuer, ring.use, "ok"): ring.refreshed for ring in rings}
             | {(ring.issuer, ring.use, "failed"): ring.refreshes_failed for ring in rings},
         )
 
 
-_Values = Mapping[Any, float]
-"""The values of a family, by a tuple of the values of its labels in their order."""
-
-
-def _by_one_label(counts: Mapping[str, int], known: Iterable[str] = ()) -> _Values:
+def _by_one_label(counts: Mapping[str, int], known: Iterable[str] = ()) -> Values:
     return {(label,): count for label, count in (dict.fromkeys(known, 0) | dict(counts)).items()}
-
-
-def _counter(metric: names.Metric, values: _Values) -> Family:
-    family = CounterMetricFamily(metric.name, metric.meaning, labels=metric.labels)
-    return _filled(family, values)
-
-
-def _gauge(metric: names.Metric, values: _Values) -> Family:
-    return _filled(GaugeMetricFamily(metric.name, metric.meaning, labels=metric.labels), values)
-
-
-def _filled(family: CounterMetricFamily | GaugeMetricFamily, values: _Values) -> Family:
-    for labels, value in values.items():
-        family.add_metric(labels, value)
-    return family
-
-
-def _histogram(metric: names.Metric, histogram: Histogram) -> Family:
-    family = HistogramMetricFamily(metric.name, metric.meaning)
-    buckets = [
-        ("+Inf" if bound == math.inf else repr(bound), count)
-        for bound, count in histogram.cumulative()
-    ]
-    family.add_metric([], buckets, histogram.total)
-    return family

@@ -1,11 +1,9 @@
 """What `/metrics` of a relay shows: read from it when someone asks."""
 
-import math
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.core import Metric as Family
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
@@ -13,10 +11,8 @@ from prometheus_client.registry import Collector
 from authz import __version__
 from authz.observe import names
 from authz.observe.counters import Histogram
+from authz.observe.families import family, histogram
 from authz.relay.relay import Relay
-
-_Values = Mapping[tuple[str, ...], float]
-"""By the values of the labels."""
 
 
 class RelayMetrics(Collector):
@@ -41,31 +37,13 @@ class RelayMetrics(Collector):
         relay, figures = self._relay, self._relay.figures
         sides = (relay.source, relay.target)
         lag = relay.lag
-        yield _family(names.RELAY_LAG, {} if lag is None else {(): lag})
-        yield _family(names.RELAY_BACKLOG, {(): relay.backlog})
-        yield _family(names.RELAY_LEVEL, {(): relay.level})
-        yield _family(names.RELAY_ENTRIES, {(k,): n for k, n in figures.entries.items()})
-        yield _family(names.RELAY_RESYNCS, {(): figures.resyncs})
-        yield _family(names.RELAY_SCANS, {(): figures.scans})
-        yield _family(names.RELAY_UP, {(side.which,): bool(side.up) for side in sides})
-        yield _family(names.RELAY_FAILURES, {(k,): n for k, n in figures.failures.items()})
-        yield _histogram(names.LOOP_LAG, self._loop_lag)
-        yield _family(names.BUILD_INFO, {(__version__, platform.python_version(), ""): 1})
-
-
-def _family(metric: names.Metric, values: _Values) -> Family:
-    kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
-    family = kind(metric.name, metric.meaning, labels=metric.labels)
-    for labels, value in values.items():
-        family.add_metric(labels, value)
-    return family
-
-
-def _histogram(metric: names.Metric, histogram: Histogram) -> Family:
-    family = HistogramMetricFamily(metric.name, metric.meaning)
-    buckets = [
-        ("+Inf" if bound == math.inf else repr(bound), count)
-        for bound, count in histogram.cumulative()
-    ]
-    family.add_metric([], buckets, histogram.total)
-    return family
+        yield family(names.RELAY_LAG, {} if lag is None else {(): lag})
+        yield family(names.RELAY_BACKLOG, {(): relay.backlog})
+        yield family(names.RELAY_LEVEL, {(): relay.level})
+        yield family(names.RELAY_ENTRIES, {(k,): n for k, n in figures.entries.items()})
+        yield family(names.RELAY_RESYNCS, {(): figures.resyncs})
+        yield family(names.RELAY_SCANS, {(): figures.scans})
+        yield family(names.RELAY_UP, {(side.which,): bool(side.up) for side in sides})
+        yield family(names.RELAY_FAILURES, {(k,): n for k, n in figures.failures.items()})
+        yield histogram(names.LOOP_LAG, self._loop_lag)
+        yield family(names.BUILD_INFO, {(__version__, platform.python_version(), ""): 1})

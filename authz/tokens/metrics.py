@@ -1,11 +1,9 @@
 """What `/metrics` of the token service shows: read from it when someone asks."""
 
-import math
 import platform
 from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.core import Metric as Family
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
@@ -14,6 +12,7 @@ from authz import __version__
 from authz.keys.issuing.followed import FollowedKeys
 from authz.observe import names
 from authz.observe.counters import Histogram
+from authz.observe.families import family, histogram
 from authz.tokens.clients.secret import SecretHasher
 from authz.tokens.http.figures import Figures
 from authz.tokens.http.throttle import Throttle
@@ -52,28 +51,28 @@ class TokenMetrics(Collector):
     def collect(self) -> Iterator[Family]:
         """All families, as `names.TOKEN_METRICS` lists them, and the process' own."""
         figures, limiter = self._figures, self._limiter
-        yield _family(names.TOKEN_REQUESTS, _by_two(figures.requests))
-        yield _histogram(names.TOKEN_REQUEST_DURATION, figures.duration)
-        yield _family(names.TOKENS_ISSUED, _by_one(figures.issued))
-        yield _family(names.TOKEN_ERRORS, _by_one(figures.errors))
-        yield _family(names.TOKEN_LIMITED, _by_one(self._throttle.refused))
-        yield _family(names.TOKEN_LIMITS_SHARED, {(): limiter.shared_answers})
-        yield _family(names.TOKEN_LIMITS_FAILURES, {(): limiter.failures})
-        yield _family(names.TOKEN_SECRET_HASHES, {(): self._hasher.hashes})
+        yield family(names.TOKEN_REQUESTS, _by_two(figures.requests))
+        yield histogram(names.TOKEN_REQUEST_DURATION, figures.duration)
+        yield family(names.TOKENS_ISSUED, _by_one(figures.issued))
+        yield family(names.TOKEN_ERRORS, _by_one(figures.errors))
+        yield family(names.TOKEN_LIMITED, _by_one(self._throttle.refused))
+        yield family(names.TOKEN_LIMITS_SHARED, {(): limiter.shared_answers})
+        yield family(names.TOKEN_LIMITS_FAILURES, {(): limiter.failures})
+        yield family(names.TOKEN_SECRET_HASHES, {(): self._hasher.hashes})
         yield from self._of_signing()
-        yield _histogram(names.LOOP_LAG, self._loop_lag)
-        yield _family(names.BUILD_INFO, {(__version__, platform.python_version(), ""): 1})
+        yield histogram(names.LOOP_LAG, self._loop_lag)
+        yield family(names.BUILD_INFO, {(__version__, platform.python_version(), ""): 1})
 
     def _of_signing(self) -> Iterator[Family]:
         keys = self._signing
         age = keys.age
-        yield _family(names.TOKEN_SIGNATURES, _by_one(keys.figures.signatures))
-        yield _histogram(names.TOKEN_SIGNATURE_DURATION, keys.figures.latency)
-        yield _family(names.TOKEN_SIGNING_KEYS, _by_one(keys.known))
-        yield _family(names.TOKEN_SIGNING_KEY_AGE, {} if age is None else {(): age})
-        yield _family(names.TOKEN_SIGNING_FAILING, {(): bool(keys.error)})
-        yield _family(names.TOKEN_SIGNING_READINGS, _by_one(keys.figures.readings))
-        yield _family(names.TOKEN_ROTATIONS, _by_one(keys.figures.rotations))
+        yield family(names.TOKEN_SIGNATURES, _by_one(keys.figures.signatures))
+        yield histogram(names.TOKEN_SIGNATURE_DURATION, keys.figures.latency)
+        yield family(names.TOKEN_SIGNING_KEYS, _by_one(keys.known))
+        yield family(names.TOKEN_SIGNING_KEY_AGE, {} if age is None else {(): age})
+        yield family(names.TOKEN_SIGNING_FAILING, {(): bool(keys.error)})
+        yield family(names.TOKEN_SIGNING_READINGS, _by_one(keys.figures.readings))
+        yield family(names.TOKEN_ROTATIONS, _by_one(keys.figures.rotations))
 
 
 def _by_one(values: Mapping[str, int]) -> dict[tuple[str, ...], float]:
@@ -82,21 +81,3 @@ def _by_one(values: Mapping[str, int]) -> dict[tuple[str, ...], float]:
 
 def _by_two(values: Mapping[tuple[str, str], int]) -> dict[tuple[str, ...], float]:
     return dict(list(values.items()))
-
-
-def _family(metric: names.Metric, values: Mapping[tuple[str, ...], float]) -> Family:
-    kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
-    family = kind(metric.name, metric.meaning, labels=metric.labels)
-    for labels, value in values.items():
-        family.add_metric(labels, value)
-    return family
-
-
-def _histogram(metric: names.Metric, histogram: Histogram) -> Family:
-    family = HistogramMetricFamily(metric.name, metric.meaning)
-    buckets = [
-        ("+Inf" if bound == math.inf else repr(bound), count)
-        for bound, count in histogram.cumulative()
-    ]
-    family.add_metric([], buckets, histogram.total)
-    return family

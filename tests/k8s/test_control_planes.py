@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from jsonschema import Draft202012Validator
+from jsonschema_rs import Draft202012Validator
 
 from authz.check.policy import RoutePolicies
 from support.manifests import REPOSITORY
@@ -60,7 +60,10 @@ def values_of(node: Any, key: str) -> Iterator[Any]:
 def test_the_plane_takes_it(plane: str) -> None:
     for resource in resources(plane):
         errors = Draft202012Validator(schema_of(resource)).iter_errors(resource["spec"])
-        found = [f"{resource['kind']} {error.json_path}: {error.message}" for error in errors]
+        found = [
+            f"{resource['kind']} {'/'.join(map(str, error.instance_path))}: {error.message}"
+            for error in errors
+        ]
         assert not found, found
 
 

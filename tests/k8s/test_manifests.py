@@ -246,6 +246,24 @@ def _selects(peer: Manifest, labels: Mapping[str, str]) -> bool:
     return selector is not None and selector["matchLabels"].items() <= labels.items()
 
 
+def test_prometheus_finds_every_pod_by_the_ports_that_it_asks_for() -> None:
+    pods = [
+        (pod_template(one)["metadata"]["labels"], containers(one))
+        for one in workloads([*built("overlays/production"), *built("shared")])
+    ]
+    monitors = [one["spec"] for one in built("monitoring") if one["kind"] == "PodMonitor"]
+    assert monitors
+    for monitor in monitors:
+        found = [
+            {port["name"] for one in inside for port in one.get("ports", [])}
+            for labels, inside in pods
+            if monitor["selector"]["matchLabels"].items() <= labels.items()
+        ]
+        assert found
+        for ports in found:
+            assert {one["port"] for one in monitor["podMetricsEndpoints"]} <= ports
+
+
 def test_no_two_copies_of_a_shard_share_a_node_in_production() -> None:
     nodes = find(built("overlays/production"), "StatefulSet", "redis-cluster")
     affinity = pod_template(nodes)["spec"]["affinity"]["podAntiAffinity"]

@@ -103,8 +103,19 @@ def children_of(pid: int) -> set[int]:
 
 def alive(pid: int) -> bool:
     """Whether there is such a process that is more than a zombie."""
+    return _state(pid) not in {"", "Z"}
+
+
+def stopped(pid: int) -> bool:
+    """Whether SIGSTOP has reached it, which takes until it next runs."""
+    return _state(pid) == "T"
+
+
+def _state(pid: int) -> str:
+    """Its letter (proc(5), status); empty where there is no such process."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
-        return False
-    return re.search(r"^State:\s+Z", status, re.MULTILINE) is None
+        return ""
+    found = re.search(r"^State:\s+(\S)", status, re.MULTILINE)
+    return found[1] if found else ""

@@ -20,7 +20,7 @@ from authz.workers import process
 from authz.workers.keeper import Keeper
 from authz.workers.process import HUNG_TICKS, KILL_TICKS, WorkerProcess
 from authz.workers.supervisor import run
-from support.fleet import SLOW, Fleet, alive
+from support.fleet import SLOW, Fleet, alive, stopped
 from support.grpc import CheckClient, status_of
 from support.jwks import claims, rsa_key, sign
 from support.ports import LOOPBACK, free_port
@@ -154,6 +154,7 @@ def test_no_process_stays_behind_when_the_parent_is_killed(start_fleet: StartFle
     assert status_of(client.check(token=token())) == 200
     pids = fleet.pids()
     os.kill(pids[2], signal.SIGSTOP)
+    wait_until(lambda: stopped(pids[2]), "it has stopped")  # else the kernel has nobody to wake
     os.kill(fleet.process.pid, signal.SIGKILL)
     wait_until(lambda: gone(pids), "all have ended", timeout=SLOW)
     ended = {line["worker"] for line in fleet.logged("stopped")}
@@ -189,7 +190,7 @@ def test_a_worker_that_hangs_holds_up_neither_metrics_nor_new_connections(
     start_fleet: StartFleet,
 ) -> None:
     fleet = start_fleet()
-    stopped = fleet.signal(1, signal.SIGSTOP)
+    hung = fleet.signal(1, signal.SIGSTOP)
     try:
         started = time.monotonic()
         text = fleet.metrics()
@@ -208,7 +209,7 @@ def test_a_worker_that_hangs_holds_up_neither_metrics_nor_new_connections(
         assert fleet.http("/healthz").status_code == 200
         assert fleet.http("/readyz").status_code == 200
     finally:
-        os.kill(stopped, signal.SIGCONT)
+        os.kill(hung, signal.SIGCONT)
     wait_until(lambda: fleet.workers()[1]["up"], "it answers again")
     assert fleet.logged("worker_recovered")
     assert fleet.restarts() == [0, 0]

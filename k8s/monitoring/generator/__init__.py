@@ -1,0 +1,1 @@
+"""Makes what is checked in beside it: dashboards, the PrometheusRule, the runbook."""
