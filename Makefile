@@ -63,12 +63,15 @@ proto: $(INSTALLED) ## compile authz/envoy_api/*.proto
 corpus: $(INSTALLED) ## capture tests/data/check_requests from the real Envoy again
 	@PYTHONPATH=tests $(BIN)/python -m support.corpus
 
-lock: ## resolve requirements.lock anew (ARGS=--upgrade: to the newest versions)
+lock: ## resolve requirements.lock, and k8s/requirements.lock, anew (ARGS=--upgrade: to the newest versions)
 	@tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT && \
 	$(PYTHON) -m venv "$$tools" && "$$tools/bin/pip" install --quiet --disable-pip-version-check uv && \
 	"$$tools/bin/uv" pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --custom-compile-command "make lock" \
 		--output-file requirements.lock --quiet $(ARGS) && \
+	"$$tools/bin/uv" pip compile pyproject.toml --extra tokens --universal --python-version 3.11 \
+		--constraint requirements.lock --generate-hashes --no-emit-index-url \
+		--custom-compile-command "make lock" --output-file k8s/requirements.lock --quiet && \
 	echo "requirements.lock: $$(grep -c '^[a-z].*==' requirements.lock) packages"
 
 clean: ## remove the virtual environment and all caches

@@ -38,6 +38,17 @@ if TYPE_CHECKING:
     help="Envoy's admin interface. Keep it on loopback: it can stop Envoy.",
 )
 @click.option(
+    "--metrics",
+    metavar="IP:PORT",
+    help="Answer /ready and /stats/prometheus there, for probes and Prometheus, and no "
+    "other path of the admin interface.",
+)
+@click.option(
+    "--shadow",
+    is_flag=True,
+    help="Refuse nothing, only count what would be refused: for the first days.",
+)
+@click.option(
     "--route",
     "routes",
     multiple=True,
@@ -69,6 +80,8 @@ def envoy(
     listen: str,
     upstream: str,
     admin: str,
+    metrics: str | None,
+    shadow: bool,
     routes: tuple[str, ...],
     tls_cert: str | None,
     tls_key: str | None,
@@ -100,6 +113,8 @@ def envoy(
             listen=listen,
             upstream=upstream,
             admin=admin,
+            metrics=metrics,
+            shadow=shadow,
             routes=[_route(text, bootstrap.Route) for text in routes],
             tls=None
             if tls_cert is None or tls_key is None

@@ -42,6 +42,7 @@ from authz.addresses import split_host_port
 from authz.check.csrf import CSRF_HEADERS
 from authz.check.policy import RoutePolicies
 from authz.check.request import FORWARDED_PROTO_HEADER, PROOF_HEADER, REQUEST_ID_HEADER
+from authz.envoy_api.bootstrap_metrics import admin_cluster, metrics_listener
 from authz.envoy_api.bootstrap_tls import DownstreamTls, transport_socket
 from authz.settings import Settings
 
@@ -112,19 +113,24 @@ def build_bootstrap(
     admin: str,
     routes: Sequence[Route] = (),
     tls: DownstreamTls | None = None,
+    metrics: str | None = None,
+    shadow: bool = False,
 ) -> bootstrap.Bootstrap:
     """The bootstrap of an Envoy that asks the sidecar of `settings` about every request.
 
     `listen` and `admin` are `host:port` with an IP address; `upstream` is `host:port` or
-    `unix:/path`. `tls` is of `listen`. BootstrapError: an address or a route can't be used.
-    PolicyError: a route's policy.
+    `unix:/path`. `tls` is of `listen`. `metrics`: where `/ready` and `/stats/prometheus` are
+    answered besides `admin`. `shadow`: nothing is refused, only counted.
+    BootstrapError: an address or a route can't be used. PolicyError: a route's policy.
     """
+    listeners = [_listener(settings, listen, routes, tls, shadow=shadow)]
+    clusters = [_sidecar_cluster(settings), _upstream_cluster(upstream)]
+    if metrics is not None:
+        listeners.append(metrics_listener(_ip_address(metrics)))
+        clusters.append(admin_cluster(_ip_address(admin)))
     return bootstrap.Bootstrap(
         admin=bootstrap.Admin(address=_ip_address(admin)),
-        static_resources=bootstrap.BootstrapStaticResources(
-            listeners=[_listener(settings, listen, routes, tls)],
-            clusters=[_sidecar_cluster(settings), _upstream_cluster(upstream)],
-        ),
+        static_resources=bootstrap.BootstrapStaticResources(listeners=listeners, clusters=clusters),
         overload_manager=overload.OverloadManager(
             resource_monitors=[
                 overload.ResourceMonitor(
@@ -192,7 +198,7 @@ def check_timeout(settings: Settings) -> float:
 
 
 def _ext_authz(
-    settings: Settings, routes: Sequence[Route], tls: DownstreamTls | None
+    settings: Settings, routes: Sequence[Route], tls: DownstreamTls | None, *, shadow: bool
 ) -> ext_authz.ExtAuthz:
     return ext_authz.ExtAuthz(
         transport_api_version=core.ApiVersion.V3,
@@ -213,13 +219,14 @@ def _ext_authz(
             disallow_is_error=True,
         ),
         allowed_headers=matcher.ListStringMatcher(patterns=allowed_headers(settings, routes)),
+        shadow_mode=shadow,
         # 2 KB a check, so only where a token may be bound to it.
         include_peer_certificate=tls is not None and tls.client_ca_file is not None,
     )
 
 
 def _connection_manager(
-    settings: Settings, routes: Sequence[Route], tls: DownstreamTls | None
+    settings: Settings, routes: Sequence[Route], tls: DownstreamTls | None, *, shadow: bool
 ) -> hcm.HttpConnectionManager:
     return hcm.HttpConnectionManager(
         stat_prefix="ingress",
@@ -287,7 +294,7 @@ def _connection_manager(
         http_filters=[
             hcm.HttpFilter(
                 name=EXT_AUTHZ_FILTER,
-                typed_config=AnyMessage.pack(_ext_authz(settings, routes, tls)),
+                typed_config=AnyMessage.pack(_ext_authz(settings, routes, tls, shadow=shadow)),
             ),
             hcm.HttpFilter(
                 name="envoy.filters.http.router", typed_config=AnyMessage.pack(router.Router())
@@ -297,7 +304,12 @@ def _connection_manager(
 
 
 def _listener(
-    settings: Settings, address: str, routes: Sequence[Route], tls: DownstreamTls | None
+    settings: Settings,
+    address: str,
+    routes: Sequence[Route],
+    tls: DownstreamTls | None,
+    *,
+    shadow: bool,
 ) -> listener.Listener:
     return listener.Listener(
         name="ingress",
@@ -308,7 +320,9 @@ def _listener(
                 filters=[
                     listener.Filter(
                         name="envoy.filters.network.http_connection_manager",
-                        typed_config=AnyMessage.pack(_connection_manager(settings, routes, tls)),
+                        typed_config=AnyMessage.pack(
+                            _connection_manager(settings, routes, tls, shadow=shadow)
+                        ),
                     )
                 ],
                 transport_socket=None if tls is None else transport_socket(tls),
