@@ -1,7 +1,6 @@
 """The sidecar as a whole: puts the parts together, serves, reloads, and stops in order."""
 
 import asyncio
-import signal
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -22,7 +21,7 @@ from authz.check.policy import RoutePolicies
 from authz.check.verifier import Verifier
 from authz.envoy_api.open import CheckServer, open_server
 from authz.envoy_api.service import CheckService
-from authz.event_loop import loop_factory
+from authz.event_loop import loop_factory, reload_on_hangup, stopping_signals
 from authz.footprint import settle
 from authz.keys.manager import KeyRings
 from authz.keys.nonces import open_nonces
@@ -268,20 +267,9 @@ class Sidecar:
 
 
 async def _serve(settings: Settings) -> None:
-    loop = asyncio.get_running_loop()
-    stopping = asyncio.Event()
-    reloads: set[asyncio.Task[None]] = set()
-    # Before anything is made: a signal during the start must stop it in order, too.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+    stopping = stopping_signals()
     sidecar = Sidecar(settings)
-
-    def reload() -> None:
-        task = loop.create_task(sidecar.reload())
-        reloads.add(task)
-        task.add_done_callback(reloads.discard)
-
-    loop.add_signal_handler(signal.SIGHUP, reload)
+    reload_on_hangup(sidecar.reload)
     await sidecar.start()
     settle()
     await stopping.wait()

@@ -14,6 +14,7 @@ import structlog
 from support.certificates import Certificates, make_certificates
 from support.cluster import ValkeyCluster
 from support.envoy import Envoy, ExtAuthz
+from support.network import can_unshare
 from support.openbao import OpenBao
 from support.sidecar import Sidecar
 from support.upstream import Upstream
@@ -25,14 +26,21 @@ StartSidecar = Callable[..., Sidecar]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """`needs_tool(name)` skips where the program is absent, except in CI, where all must be."""
+    """`needs_tool(name)` skips where the program is absent, and `needs_namespaces` where this user
+    may make none; except in CI, where all must be.
+    """
     for mark in item.iter_markers("needs_tool"):
         (name,) = mark.args
-        if shutil.which(name):
-            continue
-        if os.environ.get("CI", "").lower() not in {"", "0", "false"}:
-            pytest.fail(f"CI lacks the program {name!r}; .ci/run installs it", pytrace=False)
-        pytest.skip(f"needs the program {name!r} on PATH")
+        if not shutil.which(name):
+            _skip(f"needs the program {name!r} on PATH; .ci/run installs it")
+    if item.get_closest_marker("needs_namespaces") and not can_unshare():
+        _skip("needs root on Linux, for namespaces of networks and mounts")
+
+
+def _skip(why: str) -> None:
+    if os.environ.get("CI", "").lower() not in {"", "0", "false"}:
+        pytest.fail(f"in CI nothing is skipped: {why}", pytrace=False)
+    pytest.skip(why)
 
 
 @pytest.fixture(autouse=True)

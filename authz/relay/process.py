@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import signal
 import time
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ import structlog
 from pydantic import ValidationError
 
 from authz import __version__
-from authz.event_loop import loop_factory
+from authz.event_loop import loop_factory, stopping_signals
 from authz.footprint import settle
 from authz.observe import events
 from authz.observe.heartbeat import Heartbeat
@@ -154,11 +153,7 @@ def _place(store: StoreSettings) -> str:
 async def _run(
     direction: Direction, *, http_listen: str | None, drain: float, once: bool
 ) -> dict[str, int]:
-    loop = asyncio.get_running_loop()
-    stopping = asyncio.Event()
-    # Before anything is made: a signal during the start must stop it in order, too.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+    stopping = stopping_signals()
     process = RelayProcess(direction, http_listen=http_listen, drain=drain)
     relay = process.relay
     process.start(once=once)

@@ -1,7 +1,6 @@
 """The token service as a process: puts the parts together, serves, reloads, stops in order."""
 
 import asyncio
-import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +10,7 @@ import structlog
 from authz import __version__
 from authz.check.jwe import Opener
 from authz.check.proof import ProofVerifier
-from authz.event_loop import loop_factory
+from authz.event_loop import loop_factory, reload_on_hangup, stopping_signals
 from authz.footprint import settle
 from authz.keys.decryption import DecryptionRings
 from authz.keys.issuing.open import open_signing_keys
@@ -242,19 +241,9 @@ def _trusted_keys(settings: Settings, tokens: TokensSettings) -> KeyRings:
 
 async def _serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
-    stopping = asyncio.Event()
-    reloads: set[asyncio.Task[None]] = set()
-    # Before anything is made: a signal during the start must stop it in order, too.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+    stopping = stopping_signals()
     service = TokenService(settings)
-
-    def reload() -> None:
-        task = loop.create_task(service.reload())
-        reloads.add(task)
-        task.add_done_callback(reloads.discard)
-
-    loop.add_signal_handler(signal.SIGHUP, reload)
+    reload_on_hangup(service.reload)
     try:
         await service.start()
         settle()

@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from authz import __version__
-from authz.event_loop import loop_factory
+from authz.event_loop import loop_factory, stopping_signals
 from authz.footprint import settle
 from authz.observe import events
 from authz.observe.heartbeat import Heartbeat
@@ -196,13 +196,9 @@ class Supervisor:
 
 
 async def _supervise(settings: Settings) -> None:
-    loop = asyncio.get_running_loop()
-    stopping = asyncio.Event()
-    # Before anything is made: a signal during the start must stop it in order, too.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+    stopping = stopping_signals()
     supervisor = Supervisor(settings)
-    loop.add_signal_handler(signal.SIGHUP, supervisor.reload)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, supervisor.reload)
     supervisor.failed.add_done_callback(lambda _: stopping.set())
     supervisor.start()
     settle()

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple, Self
 import pytest
 
 from support.manifests import K8S, Manifest, build, documents, find, pod_template, workloads
-from support.network import Network, can_unshare
+from support.network import Network
 from support.pod import Container, Pod
 from support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.needs_tool("ip"),
-    pytest.mark.skipif(not can_unshare(), reason="needs root, for namespaces"),
+    pytest.mark.needs_namespaces,
 ]
 
 ISSUER = "http://token-service:9195"

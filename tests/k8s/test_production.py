@@ -25,7 +25,7 @@ from support.manifests import (
     pod_template,
     with_kubectl,
 )
-from support.network import Network, can_unshare
+from support.network import Network
 from support.pod import Pod
 from support.waiting import wait_until
 
@@ -34,7 +34,7 @@ pytestmark = [
     pytest.mark.needs_tool("openssl"),
     pytest.mark.needs_tool("redis-server"),  # with TLS, which the wheel's Valkey lacks
     pytest.mark.needs_tool("redis-cli"),
-    pytest.mark.skipif(not can_unshare(), reason="needs root, for namespaces"),
+    pytest.mark.needs_namespaces,
 ]
 
 SPACE = "authz"

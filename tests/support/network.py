@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import ctypes.util
+import functools
 import os
 import subprocess
 from collections.abc import Callable
@@ -16,6 +17,7 @@ NETWORK = "10.42.0"
 CLONE_NEWNET = 0x40000000  # <linux/sched.h>
 
 
+@functools.cache
 def can_unshare() -> bool:
     """Whether this user may make namespaces with networks and mounts, as root may."""
     probe = ["unshare", "--net", "--mount", "ip", "link", "add", "br0", "type", "bridge"]

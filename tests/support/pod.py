@@ -98,7 +98,7 @@ class Container:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     return self.exec(command, timeout=patience).returncode == 0
                 return False
-        raise NotImplementedError(f"{self.name}: {kind}")
+        raise ValueError(f"{self.name}: no kind of probe that this knows: {kind}")
 
     def port(self, port: str | int) -> int:
         """Of a name or a number. KeyError."""
